@@ -1,0 +1,5 @@
+"""`python -m lossgeo` is the command `lossgeo`."""
+
+from lossgeo.cli import main
+
+main()

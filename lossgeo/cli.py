@@ -1,0 +1,379 @@
+"""The command line: parse, one library call, print. The only file that prints.
+
+Standard output carries data alone: run folders, or a report's rows. Everything else goes to standard error. Heavy modules
+are imported inside the commands that need them, so that `--help` answers at once and `report` never loads torch.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+
+import typer
+
+from lossgeo import __version__
+from lossgeo.errors import LossgeoError, UsageError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+    from rich.progress import TaskID
+
+    from lossgeo.executors import Outcome
+    from lossgeo.probing import At
+    from lossgeo.recipe import Resolved
+    from lossgeo.runs import Run
+    from lossgeo.training import Progress
+
+app = typer.Typer(
+    name="lossgeo",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Format = Literal["table", "tsv", "csv", "json", "jsonl", "markdown"]
+Runs = Annotated[
+    list[str], typer.Argument(metavar="RUN...", help="Run folders, folders above them, or - (one a line).")
+]
+Use = Annotated[list[Path], typer.Option("--use", metavar="PATH", help="A file or folder of your own components.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Nothing on standard error but failures.")]
+Device = Annotated[str | None, typer.Option(metavar="NAME", help="cpu, cuda or auto; else what the recipe says.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        _print([__version__])
+        raise typer.Exit
+
+
+@app.callback()
+def lossgeo(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    """A laboratory for the geometry of loss landscapes: train, probe, report."""
+
+
+@app.command()
+def train(
+    recipes: Annotated[
+        list[str] | None, typer.Argument(metavar="[RECIPE...]", help="Files, names of shipped recipes, or - for stdin.")
+    ] = None,
+    sets: Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change a value; repeatable.")] = [],  # noqa: B006
+    sweeps: Annotated[
+        list[str], typer.Option("--sweep", metavar="KEY=A,B,C", help="Add an axis to the grid; repeatable.")
+    ] = [],  # noqa: B006
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where runs are kept.")] = Path("outputs"),
+    jobs: Annotated[int | None, typer.Option(min=1, max=1024, metavar="N", help="Worker processes.")] = None,
+    executor: Annotated[str, typer.Option(metavar="NAME[:KEY=VALUE,...]", help="How runs are spread.")] = "local",
+    device: Device = None,
+    use: Use = [],  # noqa: B006
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the runs as JSON lines; train nothing.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train the runs of a recipe and print their folders. The same command again goes on where it stopped."""
+    from lossgeo.component import used_files
+    from lossgeo.documents import read_named
+    from lossgeo.recipe import read_recipe, resolve
+
+    stdin = sys.stdin.buffer.read() if "-" in (recipes or ()) else None
+    search = used_files(use)
+    if device is not None:
+        sets = [*sets, f"device={device}"]
+    found = [r for name in recipes or ["quickstart"] for r in resolve(read_recipe(name, stdin), sets, sweeps, search)]
+    from lossgeo.executors import Executor
+    from lossgeo.runs import Run, left_behind
+    from lossgeo.signals import Interrupt
+
+    runs = list({run.id: run for run in (Run.under(out, resolved) for resolved in found)}.values())
+    if dry_run:
+        _print(_planned(run) for run in runs)
+        return
+    named = read_named(executor, "--executor")
+    if jobs is not None:
+        named = {**(named if isinstance(named, dict) else {"name": named}), "jobs": jobs}
+    spread = _component(Executor, named, "--executor", search)
+    if not quiet:
+        for sentence in left_behind(out, runs):
+            _say(f"note: {sentence}")
+    with Interrupt().listening(signal.SIGINT, signal.SIGTERM) as interrupt:
+        failures = _watch(spread.train(runs, interrupt), runs, quiet)
+    if interrupt:
+        raise typer.Exit(130 if interrupt.signum == signal.SIGINT else 75)
+    if failures:
+        raise typer.Exit(max(failures))
+
+
+@app.command()
+def probe(
+    runs: Runs,
+    probes: Annotated[
+        list[str], typer.Option("--probe", metavar="NAME[:KEY=VALUE,...]", help="What to measure; repeatable.")
+    ],
+    at: Annotated[str, typer.Option(metavar="STEPS", help="last, first, all, or steps with commas.")] = "last",
+    device: Device = None,
+    use: Use = [],  # noqa: B006
+    quiet: Quiet = False,
+) -> None:
+    """Measure on the checkpoints of runs, as a probe in the recipe would have, and print the runs' folders."""
+    from lossgeo.component import used_files
+    from lossgeo.documents import read_named
+    from lossgeo.probes import Probe
+    from lossgeo.probing import probe as measure
+    from lossgeo.runs import Run
+    from lossgeo.study import run_folders
+
+    search = used_files(use)
+    wanted = [_component(Probe, read_named(text, f"--probe {text}"), f"--probe {text}", search) for text in probes]
+    steps = _steps(at)
+    code = 0
+    for folder in run_folders(_paths(runs)):
+        try:
+            for progress in measure(Run.open(folder), wanted, steps, device):
+                if progress.note and not quiet:
+                    _say(f"warning: {progress.note}")
+        except LossgeoError as error:
+            _say(f"error: {error}")
+            code = max(code, error.exit_code)
+        else:
+            _print([str(folder)])
+    if code:
+        raise typer.Exit(code)
+
+
+@app.command()
+def report(
+    kind: Annotated[
+        str, typer.Argument(metavar="KIND[:KEY=VALUE,...]", help="Which report; see lossgeo list reports.")
+    ],
+    runs: Runs,
+    format_: Annotated[
+        Format | None, typer.Option("--format", help="Default: a table on a terminal, tab-separated values otherwise.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the rows there instead of printing them.")
+    ] = None,
+    figure: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the figure: .png, .svg or .pdf.")] = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write one page with everything.")] = None,
+    use: Use = [],  # noqa: B006
+    quiet: Quiet = False,
+) -> None:
+    """Turn the tables of runs into an answer: rows, and on request a figure or a page."""
+    from lossgeo import formats
+    from lossgeo.component import used_files
+    from lossgeo.documents import read_named
+    from lossgeo.reports import Report
+    from lossgeo.study import Study
+
+    chosen = _component(Report, read_named(kind, "KIND"), "KIND", used_files(use))
+    suffix = formats.figure_kind(figure) if figure is not None else None
+    summary = chosen.render(Study.open(_paths(runs)))
+    if figure is not None and suffix is not None:
+        formats.save(figure, formats.figure(summary, suffix))
+    if html is not None:
+        formats.save(html, formats.html(summary, _command()).encode())
+    text = formats.FORMATS[format_ or _default_format(out)](summary.rows)
+    if out is not None:
+        formats.save(out, text.encode())
+    else:
+        _print([text.rstrip("\n")])
+    if not quiet:
+        for note in summary.notes:
+            _say(f"note: {note}")
+
+
+@app.command(name="list")
+def list_(
+    kind: Annotated[
+        str | None, typer.Argument(metavar="[KIND]", help="models, datasets, optimizers, probes, ...")
+    ] = None,
+    format_: Annotated[Format | None, typer.Option("--format", help="As for report.")] = None,
+    use: Use = [],  # noqa: B006
+) -> None:
+    """The components that a recipe can name, with their keys."""
+    from lossgeo import formats
+    from lossgeo.catalog import interfaces, keys
+    from lossgeo.component import used_files
+
+    known = interfaces()
+    if kind is not None and kind not in known:
+        raise UsageError(f"no kind of component is called {kind!r}; there are {', '.join(known)}")
+    rows = keys([known[kind]] if kind else list(known.values()), used_files(use))
+    _print([formats.FORMATS[format_ or _default_format(None)](rows).rstrip("\n")])
+
+
+@app.command()
+def schema() -> None:
+    """The JSON Schema of a recipe, for editors that complete and check YAML."""
+    import json
+
+    from lossgeo.catalog import schema as made
+
+    _print([json.dumps(made(), indent=1)])
+
+
+def main() -> NoReturn:
+    """The program: what went wrong becomes one message and an exit code."""
+    try:
+        app(standalone_mode=True)
+    except LossgeoError as error:
+        _say(f"error: {error}")
+        _exit(error.exit_code)
+    except KeyboardInterrupt:
+        _exit(130)
+    except BrokenPipeError:
+        # the reader has what it wanted (`| head -1`); nothing may be written at exit either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _exit(0)
+    raise AssertionError("typer exits by itself")
+
+
+def _watch(news: Iterator[tuple[Run, Progress | Outcome]], runs: Sequence[Run], quiet: bool) -> list[int]:
+    """Print the folder of every run that finished, show the way there, and return the exit codes of those that failed."""
+    from lossgeo.executors import Outcome
+
+    failures = []
+    with _display(len(runs), quiet) as display:
+        for run, item in news:
+            if not isinstance(item, Outcome):
+                display.show(run, item)
+                continue
+            display.over(run)
+            if item.failure is None:
+                display.aside(lambda folder=str(run.folder): _print([folder]))
+            else:
+                display.aside(lambda run=run, item=item: _say(f"error: {run.folder}: {item.failure}"))
+                failures.append(item.exit_code)
+    return failures
+
+
+@contextmanager
+def _display(runs: int, quiet: bool) -> Iterator[_Lines | _Bars]:
+    if quiet or not sys.stderr.isatty():
+        yield _Lines(runs, quiet)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    # rich would send what goes to standard output to its own console, which is standard error
+    bars = Bar(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False, redirect_stderr=False)
+    with bars:
+        yield _Bars(bars, runs)
+
+
+class _Lines:
+    """Progress where nobody watches: one plain line a minute."""
+
+    def __init__(self, runs: int, quiet: bool) -> None:
+        self.runs, self.quiet, self.ended, self.told = runs, quiet, 0, time.monotonic()
+
+    def show(self, run: Run, progress: Progress) -> None:
+        if progress.note:
+            _say(f"warning: {progress.note}")
+        if not self.quiet and time.monotonic() - self.told > 60:
+            self.told = time.monotonic()
+            loss = "" if progress.loss is None else f", loss {progress.loss:.4g}"
+            _say(
+                f"{self.ended}/{self.runs} runs done; {run.folder.name}: step {progress.step} of {progress.steps}{loss}"
+            )
+
+    def over(self, run: Run) -> None:
+        self.ended += 1
+
+    def aside(self, say: Callable[[], None]) -> None:
+        say()
+
+
+class _Bars:
+    """Progress on a terminal: a bar for the runs and one for each run at work."""
+
+    def __init__(self, bars: Bar, runs: int) -> None:
+        self.bars = bars
+        self.tasks: dict[str, TaskID] = {}
+        self.all = bars.add_task("runs", total=runs)
+
+    def show(self, run: Run, progress: Progress) -> None:
+        if progress.note:
+            self.aside(lambda: _say(f"warning: {progress.note}"))
+        if run.id not in self.tasks:
+            self.tasks[run.id] = self.bars.add_task(run.folder.name, total=progress.steps)
+        loss = "" if progress.loss is None else f"  loss {progress.loss:.4g}"
+        self.bars.update(
+            self.tasks[run.id], completed=progress.step, total=progress.steps, description=f"{run.folder.name}{loss}"
+        )
+
+    def over(self, run: Run) -> None:
+        if run.id in self.tasks:
+            self.bars.remove_task(self.tasks.pop(run.id))
+        self.bars.advance(self.all)
+
+    def aside(self, say: Callable[[], None]) -> None:
+        """Print something with the bars out of the way."""
+        self.bars.stop()
+        say()
+        self.bars.start()
+
+
+# --- in and out ------------------------------------------------------------------------------------------------------
+
+
+def _exit(code: int) -> NoReturn:
+    sys.exit(code)
+
+
+def _print(lines: Sequence[str] | Iterator[str]) -> None:
+    for line in lines:
+        print(line, flush=True)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _component(interface: Any, plain: Any, option: str, search: tuple[Path, ...]) -> Any:
+    from lossgeo.component import parse
+    from lossgeo.documents import Document
+
+    value, problems = parse(interface, plain, search)
+    if problems:
+        raise Document({}, option).error(problems)
+    return value
+
+
+def _paths(runs: list[str]) -> list[Path]:
+    given = [line for run in runs for line in (sys.stdin.read().splitlines() if run == "-" else [run])]
+    return [Path(line) for line in given if line.strip()]
+
+
+def _steps(at: str) -> At:
+    if at in ("first", "last", "all"):
+        return at  # type: ignore[return-value]  # mypy does not narrow a str to a Literal
+    try:
+        return [int(step) for step in at.split(",")]
+    except ValueError as error:
+        raise UsageError(f"--at {at}: write last, first, all, or steps such as 0,500,1000") from error
+
+
+def _default_format(out: Path | None) -> Format:
+    return "table" if out is None and sys.stdout.isatty() else "tsv"
+
+
+def _command() -> str:
+    return shlex.join(["lossgeo", *sys.argv[1:]])
+
+
+def _planned(run: Run) -> str:
+    import json
+
+    resolved: Resolved = run.resolved
+    return json.dumps({"run": run.id, "folder": str(run.folder), "swept": resolved.swept, "recipe": resolved.plain})

@@ -1,0 +1,54 @@
+"""Networks: each file one family, built for a task.
+
+The interface settles initialization for all of them, users' own models included: a model only says which layers it has.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import final
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from lossgeo.component import Component
+from lossgeo.models._initialization import Scheme, initialize
+from lossgeo.task import Task
+
+
+class Model(Component):
+    """A network for a task."""
+
+    initialization: Scheme = Field(
+        default="default",
+        description="weights of linear and convolution layers; default: what the layers themselves do",
+    )
+    gain: float = Field(default=1.0, gt=0, le=1e6, description="factor on every initial weight (biases keep theirs)")
+
+    @abstractmethod
+    def module(self, task: Task) -> nn.Module:
+        """The network, mapping inputs (B, *task.inputs) to outputs (B, task.outputs).
+
+        Whatever its layers draw at random comes from a private copy of torch's generator that `build` has seeded.
+
+        Raises:
+            UsageError: this family cannot take inputs of that shape.
+        """
+
+    @final
+    def build(self, task: Task, generator: torch.Generator) -> nn.Module:
+        """The network with its initial weights; a function of the fields, the task and the generator's state alone.
+
+        Weights are drawn in float32, so that runs in float32 and float64 start from one point.
+
+        Raises:
+            UsageError: this family cannot take inputs of that shape, or the scheme cannot fill its layers.
+        """
+        seed = int(torch.randint(2**63 - 1, (), generator=generator))
+        with torch.random.fork_rng(devices=[]):
+            # layers fill themselves from the global generator; it is lent to them here and put back as it was
+            torch.default_generator.manual_seed(seed)
+            module = self.module(task)
+        initialize(module, self.initialization, self.gain, generator)
+        return module

@@ -1,0 +1,77 @@
+"""What Adam and AdamW share: two running moments of the gradient, and all of a step but the place of weight decay.
+
+The decision a reader would question: the update is torch's own fused kernel, which torch.optim takes only when asked.
+It is one pass over memory, 2.4 times faster on 670,000 parameters than the same arithmetic in seven calls. And it reads
+the step counter itself, so that the counter can be a tensor of the state without a conversion at every step.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
+
+from lossgeo.landscape import Landscape
+from lossgeo.optimizers import Optimizer, State, Step
+from lossgeo.task import Examples
+
+Decay = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Moments(Optimizer):
+    """A step along m / sqrt(v): the gradient's mean over its root mean square, coordinate by coordinate."""
+
+    lr: float = Field(default=1e-3, ge=0, description="base learning rate; the schedule multiplies it")
+    betas: tuple[Decay, Decay] = Field(default=(0.9, 0.999), description="memory of the mean and of the mean square")
+    eps: float = Field(
+        default=1e-8, ge=0, description="added to sqrt(v): coordinates with gradients below it move slower"
+    )
+    amsgrad: bool = Field(default=False, description="divide by the largest v so far (Reddi et al. 2018)")
+    weight_decay: float
+
+    @abstractmethod
+    def _update(self, *vectors: list[torch.Tensor], **numbers: Any) -> None:
+        """One update in place, arguments as of torch._fused_adam_: where weight decay acts is all that differs."""
+
+    def init(self, landscape: Landscape, theta: torch.Tensor) -> State:
+        state = {
+            # the fused kernels on accelerators read the counter as float32; it counts exactly up to 2^24 steps, where
+            # both bias corrections have long been 1
+            "step": torch.zeros((), dtype=torch.float32, device=theta.device),
+            "exp_avg": torch.zeros_like(theta),
+            "exp_avg_sq": torch.zeros_like(theta),
+        }
+        if self.amsgrad:
+            state["max_exp_avg_sq"] = torch.zeros_like(theta)
+        return state
+
+    def step(
+        self,
+        landscape: Landscape,
+        batch: Examples,
+        theta: torch.Tensor,
+        state: State,
+        lr: float,
+        generator: torch.Generator,
+    ) -> Step:
+        loss, gradient = landscape.gradient(theta, batch, generator)
+        beta1, beta2 = self.betas
+        state["step"].add_(1)
+        self._update(
+            [theta],
+            [gradient],
+            [state["exp_avg"]],
+            [state["exp_avg_sq"]],
+            [state["max_exp_avg_sq"]] if self.amsgrad else [],
+            [state["step"]],
+            lr=lr,
+            beta1=beta1,
+            beta2=beta2,
+            weight_decay=self.weight_decay,
+            eps=self.eps,
+            amsgrad=self.amsgrad,
+            maximize=False,
+        )
+        return Step(theta, state, loss, gradient)

@@ -1,0 +1,74 @@
+"""RMSprop: the gradient over its root mean square. torch has no fused kernel for it, so the arithmetic stands here."""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from pydantic import Field
+
+from lossgeo.landscape import Landscape
+from lossgeo.optimizers import Optimizer, State, Step
+from lossgeo.task import Examples
+
+
+@final
+class RMSprop(Optimizer):
+    """Steps along the gradient over its root mean square, coordinate by coordinate.
+
+        g     <- gradient L(theta) + weight_decay theta
+        v     <- alpha v + (1 - alpha) g^2
+        a     <- alpha a + (1 - alpha) g                     (centered only)
+        d     <- g / (sqrt(v) + eps)                         (centered: sqrt(v - a^2))
+        u     <- momentum u + d                              (u = d without momentum)
+        theta <- theta - lr u
+
+    Source: Tieleman and Hinton 2012, lecture 6.5; centered: Graves 2013, equations 38 to 45; as torch.optim.RMSprop.
+    Limits: alpha 0 and eps 0 is sign descent, theta - lr sign(g). v starts at 0 and is not corrected for it, so the
+    first step is about lr / sqrt(1 - alpha) in every coordinate, ten times lr by default.
+    Cost: one gradient; one more vector in memory, one more for each of centered and momentum.
+    Errors: none; eps 0 gives NaN where a gradient has always been 0, and centered wherever a gradient is constant.
+    """
+
+    lr: float = Field(default=1e-2, ge=0, description="base learning rate; the schedule multiplies it")
+    alpha: float = Field(default=0.99, ge=0, lt=1, description="memory of the mean square of the gradient")
+    eps: float = Field(
+        default=1e-8, ge=0, description="added to sqrt(v): coordinates with gradients below it move slower"
+    )
+    weight_decay: float = Field(default=0.0, ge=0, description="adds weight_decay * theta to the gradient")
+    momentum: float = Field(default=0.0, ge=0, lt=1, description="share of the velocity that survives a step")
+    centered: bool = Field(
+        default=False, description="divide by the standard deviation in place of the root mean square"
+    )
+
+    def init(self, landscape: Landscape, theta: torch.Tensor) -> State:
+        state = {"square_avg": torch.zeros_like(theta)}
+        if self.centered:
+            state["grad_avg"] = torch.zeros_like(theta)
+        if self.momentum != 0:
+            state["momentum_buffer"] = torch.zeros_like(theta)
+        return state
+
+    def step(
+        self,
+        landscape: Landscape,
+        batch: Examples,
+        theta: torch.Tensor,
+        state: State,
+        lr: float,
+        generator: torch.Generator,
+    ) -> Step:
+        loss, gradient = landscape.gradient(theta, batch, generator)
+        g = gradient if self.weight_decay == 0 else gradient.add(theta, alpha=self.weight_decay)
+        v = state["square_avg"].mul_(self.alpha).addcmul_(g, g, value=1 - self.alpha)
+        if self.centered:
+            a = state["grad_avg"].lerp_(g, 1 - self.alpha)
+            scale = v.addcmul(a, a, value=-1).sqrt_().add_(self.eps)
+        else:
+            scale = v.sqrt().add_(self.eps)
+        if self.momentum != 0:
+            u = state["momentum_buffer"].mul_(self.momentum).addcdiv_(g, scale)
+            theta.add_(u, alpha=-lr)
+        else:
+            theta.addcdiv_(g, scale, value=-lr)
+        return Step(theta, state, loss, gradient)

@@ -1,0 +1,243 @@
+"""What was asked: one YAML file, validated and frozen, and the runs that its sweep makes.
+
+The digest of the resolved recipe is the id of the run. It covers every field, defaults included, and the content of the
+user's own components that the recipe names: a changed value is another run, the order of keys is not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+
+from lossgeo.component import Problem, Value, components, dump, file_of, find, parse
+from lossgeo.datasets import Data, Dataset
+from lossgeo.documents import Document, RecipeError, read_document
+from lossgeo.errors import UsageError
+from lossgeo.landscape import Landscape
+from lossgeo.losses import Loss
+from lossgeo.models import Model
+from lossgeo.optimizers import Optimizer
+from lossgeo.probes import Probe
+from lossgeo.randomness import generator
+from lossgeo.reports import Report
+from lossgeo.schedules import Schedule
+from lossgeo.schedules.constant import Constant
+from lossgeo.sweeps import Setting, expand, override
+from lossgeo.times import MAX_STEPS, Times
+
+
+class Claim(Value):
+    """What the literature says and this recipe tests."""
+
+    says: str = Field(description="the claim in one sentence")
+    source: str = Field(description="where it was made")
+    report: str = Field(description="the report that tests it")
+
+    @model_validator(mode="after")
+    def _known_report(self) -> Self:
+        try:
+            find(Report, self.report)
+        except UsageError as error:
+            raise ValueError(str(error)) from error
+        return self
+
+
+class Stop(Value):
+    """Training ends at the first evaluation at which any of these holds, on the whole training set."""
+
+    train_loss_below: float | None = Field(default=None, description="training loss")
+    train_accuracy_above: float | None = Field(default=None, ge=0, lt=1, description="training accuracy, a fraction")
+    gradient_norm_below: float | None = Field(default=None, gt=0, description="norm of the full gradient")
+
+
+class Checkpoints(Times):
+    """When the point is written to checkpoints/, and which points are kept."""
+
+    keep: Literal["all", "last"] = Field(default="all", description="last: a new checkpoint replaces the one before")
+
+
+class Recipe(Value):
+    """One fully resolved recipe."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$", description="names the folder under outputs/")
+    claim: Claim | None = Field(default=None, description="what this recipe tests")
+    model: Model = Field(description="the network")
+    dataset: Dataset = Field(description="the data")
+    loss: Loss = Field(description="the loss")
+    optimizer: Optimizer = Field(description="the update rule")
+    schedule: Schedule = Field(default=Constant(), description="factor on the learning rate over steps")
+    batch_size: int | Literal["full"] = Field(
+        description="examples a step, drawn without replacement per epoch, or full"
+    )
+    steps: int | None = Field(default=None, ge=1, le=MAX_STEPS, description="length of the training in steps")
+    epochs: int | None = Field(default=None, ge=1, le=MAX_STEPS, description="or in passes over the data")
+    stop: Stop = Field(default=Stop(), description="rules that end training early")
+    divergence: float = Field(
+        default=1e4,
+        gt=1,
+        description="a batch loss above this multiple of the first training loss ends the run as diverged",
+    )
+    seed: int = Field(default=0, ge=0, lt=2**63, description="of initialization, batch order, noise and probes")
+    dtype: Literal["float32", "float64"] = Field(default="float32", description="of parameters, data and probes")
+    device: str = Field(
+        default="auto", pattern=r"^(auto|cpu|cuda(:[0-9]+)?|mps)$", description="auto: a GPU where there is one"
+    )
+    threads: int | Literal["auto"] = Field(
+        default="auto", description="torch threads; auto: measured at the start, kept on resume"
+    )
+    log: Times = Field(default=Times(every=10), description="when a row of the table steps is written")
+    evaluate: Times = Field(default=Times(every=100), description="when loss and accuracy of whole sets are measured")
+    checkpoint: Checkpoints = Field(default=Checkpoints(every=1000), description="when checkpoints are written")
+    probes: tuple[Probe, ...] = Field(default=(), description="measurements along the way")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give either `steps` or `epochs`")
+        for key in ("batch_size", "threads"):
+            if isinstance(value := getattr(self, key), int) and value < 1:
+                raise ValueError(f"`{key}` should be at least 1, not {value}")
+        kind = type(self.dataset).kind
+        if kind is not None and kind not in self.loss.accepts:
+            loss, dataset = self.loss.component_name(), self.dataset.component_name()
+            raise ValueError(
+                f"loss {loss!r} takes {' or '.join(self.loss.accepts)}, dataset {dataset!r} has {kind}; use `loss: mse`"
+            )
+        keys = [probe.key() for probe in self.probes]
+        if len(set(keys)) < len(keys):
+            raise ValueError(
+                "two probes measure the same thing; merge their schedules (`every`, `at` and `log` add up)"
+            )
+        return self
+
+    def landscape(self, device: torch.device | str) -> tuple[Landscape, Data]:
+        """The landscape that this recipe trains on, at its initial point, and where its data came from.
+
+        Raises:
+            UsageError: data, model and loss do not fit together, or the data cannot be read.
+        """
+        data = self.dataset.load()
+        if data.task.targets not in self.loss.accepts:
+            raise UsageError(
+                f"loss {self.loss.component_name()!r} takes {' or '.join(self.loss.accepts)}, the data have {data.task.targets}"
+            )
+        if isinstance(self.batch_size, int) and self.batch_size > data.train.size:
+            raise UsageError(
+                f"batch_size {self.batch_size} of {data.train.size} training examples; use `batch_size: full`"
+            )
+        module = self.model.build(data.task, generator(self.seed, "initialization"))
+        made = Landscape(module, self.loss, data.task, data.train, data.test, getattr(torch, self.dtype), device)
+        return made, data
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """One run as asked for: the recipe, what the sweep set in it, and the user's files that it needs."""
+
+    recipe: Recipe
+    swept: Setting
+    used: tuple[Path, ...]  # the user's files that hold components of this recipe
+
+    @property
+    def plain(self) -> dict[str, Any]:
+        """The recipe as plain data, every default written out; a recipe that loads to the same run."""
+        plain: dict[str, Any] = dump(self.recipe)
+        return {key: value for key, value in plain.items() if value is not None}
+
+    @property
+    def id(self) -> str:
+        """The first eight hex digits of the digest."""
+        content = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in self.used}
+        text = json.dumps([self.plain, content], sort_keys=True, allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+    @property
+    def slug(self) -> str:
+        """What the sweep set, readable in a file name: `batch_size=16,seed=0`."""
+        plain = self.plain
+        shown = {key: _lookup(plain, key) for key in sorted(self.swept or {"seed": 0})}
+        parts = [f"{key.rpartition('.')[2]}={_word(value)}" for key, value in shown.items()]
+        return re.sub(r"[^A-Za-z0-9_.,=+-]+", "-", ",".join(parts))[:80]
+
+
+def _lookup(plain: Any, dotted: str) -> Any:
+    for key in dotted.split("."):
+        plain = plain[int(key)] if isinstance(plain, list) else plain.get(key) if isinstance(plain, dict) else None
+    return plain
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, dict):
+        return str(value.get("name", "-".join(_word(v) for v in value.values())))
+    return "-".join(map(_word, value)) if isinstance(value, list) else str(value)
+
+
+def read_recipe(source: str, stdin: bytes | None = None) -> Document:
+    """The document behind a name on the command line: a path, `-`, or the name of a recipe that lossgeo ships.
+
+    Raises:
+        UsageError: neither a file nor a shipped recipe.
+        RecipeError: not a YAML mapping.
+    """
+    if source == "-":
+        return _named(read_document(stdin or b"", "<stdin>"), "stdin")
+    path = Path(source)
+    if not path.is_file():
+        shipped = {p.stem: p for p in sorted(shipped_recipes().glob("*.yaml"))}
+        if source not in shipped:
+            raise UsageError(f"{source}: no such file, nor a recipe of that name; shipped are {', '.join(shipped)}")
+        path = shipped[source]
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
+    return _named(read_document(text, str(path)), path.stem)
+
+
+def _named(document: Document, name: str) -> Document:
+    if "name" in document.plain:
+        return document
+    return Document({"name": re.sub(r"[^A-Za-z0-9_.-]+", "-", name), **document.plain}, document.name, document.places)
+
+
+def shipped_recipes() -> Path:
+    """The folder of recipes: inside an installed package, beside it in a checkout."""
+    inside = Path(__file__).parent / "recipes"
+    return inside if inside.is_dir() else Path(__file__).parents[1] / "recipes"
+
+
+def resolve(
+    document: Document, sets: list[str] | None = None, sweeps: list[str] | None = None, search: tuple[Path, ...] = ()
+) -> list[Resolved]:
+    """Every run of a recipe, validated; equal runs once. No data are read and nothing is written.
+
+    Raises:
+        RecipeError: everything that is wrong, each with its place.
+    """
+    lines: list[str] = []
+    runs: dict[str, Resolved] = {}
+    for resolved, setting in expand(override(document, sets or [], sweeps or [])):
+        recipe, problems = parse(Recipe, resolved.plain, search)
+        if recipe is None:
+            lines += resolved.error([_with_sweep_keys(p) for p in problems]).lines
+            continue
+        own = {file_of(component).resolve() for component in components(recipe)}
+        run = Resolved(recipe, setting, tuple(f for f in search if f.resolve() in own))
+        runs.setdefault(run.id, run)
+    if lines:
+        raise RecipeError(lines)
+    return list(runs.values())
+
+
+def _with_sweep_keys(problem: Problem) -> Problem:
+    """`sweep`, `zip` and `list` are keys of a file too, though no run has them."""
+    if len(problem.keys) == 1 and "unknown key" in problem.message and "choose from" in problem.message:
+        return Problem(problem.keys, f"{problem.message}, sweep, zip, list")
+    return problem

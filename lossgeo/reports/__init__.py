@@ -1,0 +1,71 @@
+"""Reports: tables in, an answer out. A report reads a `Study` and never imports torch."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+from pydantic import Field
+
+from lossgeo.component import Component
+from lossgeo.statistics import bootstrap_interval
+from lossgeo.study import Study
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Row = dict[str, Any]
+
+# fields that several reports share
+Operator = Annotated[str, Field(description="operator whose curvature is shown, as the probes name it")]
+Probe = Annotated[str | None, Field(description="probe to read, where several measured the operator; else the first")]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a report found.
+
+    rows   flat, with the same keys in every row, of plain Python values; None is missing, never NaN. A number X with an
+           interval has X_low and X_high right behind it: so a format knows the digits that X supports, and a claim what
+           to judge. At least one row.
+    notes  what must be known to read the rows, in sentences: what was left out and why, which comparison is not fair.
+    draw   makes the figure, matplotlib being imported only then; None where there is nothing to draw.
+    """
+
+    title: str
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...] = ()
+    draw: Callable[[], Figure] | None = None
+
+
+class Report(Component):
+    """One question to a study."""
+
+    @abstractmethod
+    def render(self, study: Study) -> Summary:
+        """The answer. Runs that cannot contribute are shown or counted, never dropped in silence."""
+
+
+def plain(value: Any) -> Any:
+    """A table's or a frame's value as a row may hold it: a Python scalar, None for what is missing or not finite."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value
+
+
+def mean_with_interval(name: str, values: Sequence[float]) -> Row:
+    """The columns name, name_low, name_high over the finite values."""
+    finite = [float(value) for value in values if np.isfinite(value)]
+    low, high = bootstrap_interval(finite) or (None, None)
+    return {name: float(np.mean(finite)) if finite else None, f"{name}_low": low, f"{name}_high": high}
+
+
+def choice_note(study: Study, operator: str, probe: str | None) -> list[str]:
+    """The note that eigenvalues are those of one probe among several, when nobody chose."""
+    choices = study.choices(operator) if probe is None else []
+    return [f"Each run's first of {', '.join(choices)} is shown; choose with `probe`."] if choices else []

@@ -1,0 +1,80 @@
+"""The look of every figure: panels, colors and axes. The only file of the reports that imports matplotlib.
+
+Figures are made through the object interface alone: pyplot would keep them in a global list and choose a window system.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import AutoLocator, FixedLocator, FuncFormatter, LogLocator, NullLocator
+
+INK, FAINT = "#262626", "#8c8c8c"
+# Okabe & Ito 2008, told apart by readers with any kind of color vision; the yellow is left out, it fades on white
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "D", "^", "v", "P", "X")
+READABLE = 8  # entries of a legend, after which nobody finds his line any more
+
+
+def panels(titles: Sequence[str], footer: str) -> tuple[Figure, list[Axes]]:
+    """A row of panels with their titles, and one line of small print below them."""
+    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.08)
+    figure = Figure(figsize=(4.0 * len(titles) + 0.4, 3.9), layout=layout, facecolor="white")
+    axes = list(figure.subplots(1, len(titles), squeeze=False)[0])
+    for axis, title in zip(axes, titles, strict=True):
+        axis.set_title(title, loc="left", fontsize=11, color=INK, pad=10)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.spines[["left", "bottom"]].set_color(FAINT)
+        axis.tick_params(which="both", colors=INK, labelsize=9, color=FAINT)
+        axis.grid(axis="y", color="#e6e6e6", linewidth=0.8)
+        axis.set_axisbelow(True)
+    figure.supxlabel(footer, x=0.01, ha="left", fontsize=8, color="#595959")
+    return figure, axes
+
+
+def colors(values: Sequence[Any]) -> list[Any]:
+    """A color for each of the distinct `values` in their order: numbers go from dark to light, words get hues."""
+    numbers = sum(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+    if len(values) > len(PALETTE) or numbers > 2:
+        scale = matplotlib.colormaps["viridis"]  # even in lightness; its last tenth is too light for lines on white
+        return [scale(0.88 * i / max(len(values) - 1, 1)) for i in range(len(values))]
+    return list(PALETTE[: len(values)])
+
+
+def log_ticks(axis: Axes) -> None:
+    """A logarithmic y axis with plain numbers, whatever the range: powers of ten and their parts, or even steps."""
+    axis.set_yscale("log")
+    low, high = axis.get_ylim()
+    widen = max(1.5 / (high / low), 1.0) ** 0.5  # values within a few percent should look alike, not fill the panel
+    axis.set_ylim(low / widen, high * widen)
+    # below half a decade, 1-2-5 ticks would leave one label or none
+    locator = AutoLocator() if high < 4 * low else LogLocator(subs=(1, 2, 5) if high < 200 * low else (1,))
+    axis.yaxis.set_major_locator(locator)
+    axis.yaxis.set_minor_locator(NullLocator())
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.6g}"))
+
+
+def marked_log_x(axis: Axes, at: Sequence[float], labels: Sequence[str]) -> None:
+    """A logarithmic x axis that names exactly the values that were tried."""
+    axis.set_xscale("log")
+    axis.xaxis.set_major_locator(FixedLocator(list(at)))
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.set_xticks(list(at), list(labels))
+    axis.margins(x=0.12)
+
+
+def legend(owner: Axes | Figure, handles: Sequence[Any], labels: Sequence[str], title: str | None = None) -> None:
+    """A quiet legend; one that belongs to the figure stands beside the panels and shows a user's words as they are."""
+    style: dict[str, Any] = {"frameon": False, "fontsize": 8, "title_fontsize": 8, "alignment": "left"}
+    if isinstance(owner, Axes):
+        owner.legend(list(handles), list(labels), title=title, loc="best", **style)
+        return
+    owner.set_figwidth(owner.get_figwidth() + 1.8)  # the panels keep their size
+    box = owner.legend(list(handles), list(labels), title=title, loc="outside right upper", **style)
+    for text in [*box.get_texts(), box.get_title()]:
+        text.set_parse_math(False)  # a dollar sign in a setting is a dollar sign

@@ -1,0 +1,106 @@
+"""Rows and Parquet: fixed schemas with units and meanings in the field metadata, replaced whole and atomically.
+
+A table is rewritten as a whole at every flush. That is quadratic in principle, but a run logs thousands of rows, not
+millions (20 ms for 100,000 rows), and in return a reader finds a complete file at every moment, and a killed writer leaves
+the version before.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lossgeo.errors import RunError
+from lossgeo.files import write_atomically
+
+VERSION = 1  # of the schemas; raised when a column changes its meaning or leaves
+
+Row = dict[str, Any]
+ARROW = {"string": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: its type, its unit ("" where a number has none) and its meaning in a few words."""
+
+    name: str
+    type: Literal["string", "int", "float", "bool"]
+    unit: str
+    meaning: str
+
+
+KEYS = (
+    Column("run", "string", "", "id of the run: the digest of its recipe"),
+    Column("replica", "int", "", "independent trial within the run, from 0"),
+    Column("step", "int", "steps", "optimizer steps taken before this row was measured"),
+)
+
+
+class Table:
+    """All rows of one kind in a run."""
+
+    def __init__(self, path: Path, columns: tuple[Column, ...], rows: Iterable[Row] = ()) -> None:
+        self.path = path
+        self.columns = (*KEYS, *columns)
+        self.rows: list[Row] = list(rows)
+        self._changed = False
+
+    @classmethod
+    def open(cls, path: Path, columns: tuple[Column, ...]) -> Table:
+        """The table at `path`, empty where there is none.
+
+        Raises:
+            RunError: the file is torn or of another schema.
+        """
+        table = cls(path, columns, read(path).to_pylist() if path.exists() else ())
+        if table.rows and set(table.rows[0]) != {c.name for c in table.columns}:
+            raise RunError(f"{path}: has other columns than this version of lossgeo writes; train into another folder")
+        return table
+
+    def append(self, row: Row) -> None:
+        """Add a row; keys it lacks become null."""
+        self.rows.append({c.name: row.get(c.name) for c in self.columns})
+        self._changed = True
+
+    def keep(self, wanted: Iterable[bool]) -> None:
+        """Drop the rows that are not wanted."""
+        kept = [row for row, want in zip(self.rows, wanted, strict=True) if want]
+        self._changed = self._changed or len(kept) != len(self.rows)
+        self.rows = kept
+
+    def flush(self) -> None:
+        """Write the table if it changed since the last flush; rows stand in the order of their steps."""
+        if not self._changed and self.path.exists():
+            return
+        self.rows.sort(key=lambda row: (row["step"], row["replica"]))  # stable: rows of one step keep their order
+        table = pa.Table.from_pylist(self.rows, schema=schema(self.columns))
+        buffer = io.BytesIO()
+        pq.write_table(table, buffer, compression="zstd")
+        write_atomically(self.path, buffer.getvalue())
+        self._changed = False
+
+
+def schema(columns: tuple[Column, ...]) -> pa.Schema:
+    """The Arrow schema: unit and meaning of every column stand in the field's metadata."""
+    fields = [pa.field(c.name, ARROW[c.type], metadata={"unit": c.unit, "meaning": c.meaning}) for c in columns]
+    return pa.schema(fields, metadata={"lossgeo.schema": str(VERSION)})
+
+
+def read(path: Path) -> pa.Table:
+    """The table at `path`.
+
+    Raises:
+        RunError: the file cannot be read as Parquet.
+    """
+    try:
+        return pq.read_table(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise RunError(
+            f"{path}: not readable as Parquet ({error}); the same `lossgeo train` command computes it again"
+        ) from error

@@ -1,0 +1,385 @@
+"""Every model in the folder: shapes, initial weights, determinism; and what each family says about itself."""
+
+from __future__ import annotations
+
+import random
+from itertools import pairwise
+from math import prod, sqrt
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from lossgeo.component import find, names, parse
+from lossgeo.errors import UsageError
+from lossgeo.models import Model
+from lossgeo.models._activation import Activation
+from lossgeo.models._initialization import initialize
+from lossgeo.models.cnn import CNN
+from lossgeo.models.deep_linear import DeepLinear
+from lossgeo.models.logistic import Logistic
+from lossgeo.models.mlp import MLP
+from lossgeo.models.resnet import ResNet
+from lossgeo.randomness import generator
+from lossgeo.task import Task
+
+MODELS = names(Model)
+
+# the shapes of the datasets in lossgeo, and the smallest of each rank
+SHAPES = [(30,), (1,), (1, 40), (1, 1), (1, 8, 8), (1, 28, 28), (3, 5, 2), (1, 1, 1)]
+# the models that refuse some of them, by rank of the input
+REFUSES = {"cnn": {1}}
+ACCEPTED = [(name, shape) for name in MODELS for shape in SHAPES if len(shape) not in REFUSES.get(name, set())]
+SCHEMES = ["default", "he", "xavier", "orthogonal", "zero"]
+
+
+def _inputs(shape: tuple[int, ...], size: int = 6) -> torch.Tensor:
+    return torch.randn(size, *shape, generator=generator(0, "inputs"))
+
+
+def _build(model: Model, shape: tuple[int, ...] = (1, 8, 8), outputs: int = 3, seed: int = 0) -> nn.Module:
+    return model.build(Task(shape, outputs, "classes"), generator(seed, "init"))
+
+
+def _theta(module: nn.Module) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in module.parameters()])
+
+
+# --- every model -----------------------------------------------------------------------------------------------------
+
+
+def test_the_walk_over_the_folder_reaches_every_family() -> None:
+    assert MODELS == ["cnn", "deep_linear", "logistic", "mlp", "resnet"]
+    assert len(ACCEPTED) == 5 * len(SHAPES) - 2  # cnn refuses the two flat ones
+
+
+@pytest.mark.parametrize(("name", "shape"), ACCEPTED)
+def test_maps_a_batch_to_outputs_and_every_parameter_matters(name: str, shape: tuple[int, ...]) -> None:
+    module = _build(find(Model, name)(), shape)
+    outputs = module(_inputs(shape))
+    assert outputs.shape == (6, 3)
+    (outputs**2).sum().backward()
+    for key, parameter in module.named_parameters():
+        assert parameter.grad is not None, key
+        assert torch.isfinite(parameter.grad).all(), key
+    if prod(shape) > 1:  # a normalization of a single number is constant, and dead relus pass nothing on
+        moved = [key for key, p in module.named_parameters() if p.grad.abs().max() > 0]
+        assert len(moved) == len(list(module.parameters())), set(dict(module.named_parameters())) - set(moved)
+
+
+@pytest.mark.parametrize(("name", "rank"), [(name, rank) for name, ranks in REFUSES.items() for rank in ranks])
+def test_what_a_model_refuses_is_refused_with_the_way_out(name: str, rank: int) -> None:
+    with pytest.raises(UsageError, match=r"'cnn' takes signals .* not inputs of shape \(30,\); use `model: mlp`"):
+        _build(find(Model, name)(), (30,) * rank)
+
+
+@pytest.mark.parametrize("name", ["cnn", "resnet"])
+def test_volumes_are_refused_by_convolutions(name: str) -> None:
+    with pytest.raises(UsageError, match=r"not inputs of shape \(1, 2, 3, 4\); use `model: mlp`"):
+        _build(find(Model, name)(), (1, 2, 3, 4))
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_weights_are_a_function_of_the_generator_alone(name: str, scheme: str) -> None:
+    model = find(Model, name)(initialization=scheme)
+    torch.manual_seed(1)
+    first = _build(model)
+    torch.manual_seed(2)
+    again = _build(model)
+    assert [k for k, _ in first.named_parameters()] == [k for k, _ in again.named_parameters()]
+    assert torch.equal(_theta(first), _theta(again))
+    if scheme != "zero":
+        assert not torch.equal(_theta(first), _theta(_build(model, seed=1)))
+        stream = generator(0, "init")
+        task = Task((1, 8, 8), 3, "classes")
+        assert not torch.equal(_theta(model.build(task, stream)), _theta(model.build(task, stream)))
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_building_leaves_every_global_generator_as_it_was(name: str, scheme: str) -> None:
+    before = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    _build(find(Model, name)(initialization=scheme, gain=2.0))
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert np.array_equal(np.random.get_state()[1], before[1][1])
+    assert np.random.get_state()[2:] == before[1][2:]
+    assert random.getstate() == before[2]
+
+
+def test_the_global_generator_comes_back_from_a_refusal() -> None:
+    before = torch.get_rng_state()
+    with pytest.raises(UsageError):
+        _build(CNN(), (30,))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_gain_scales_weights_and_nothing_else(name: str, scheme: str) -> None:
+    plain = dict(_build(find(Model, name)(initialization=scheme)).named_parameters())
+    scaled = dict(_build(find(Model, name)(initialization=scheme, gain=0.5)).named_parameters())
+    assert plain.keys() == scaled.keys()
+    for key, parameter in plain.items():
+        factor = 0.5 if parameter.ndim >= 2 else 1.0
+        assert torch.equal(scaled[key], parameter * factor), key  # halving is exact
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("scheme", SCHEMES[1:])
+def test_schemes_zero_the_biases_and_leave_normalization_alone(name: str, scheme: str) -> None:
+    for layer in _build(find(Model, name)(initialization=scheme)).modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d) and layer.bias is not None:
+            assert torch.equal(layer.bias, torch.zeros_like(layer.bias))
+        if isinstance(layer, nn.BatchNorm2d):
+            assert torch.equal(layer.weight, torch.ones_like(layer.weight))
+            assert torch.equal(layer.bias, torch.zeros_like(layer.bias))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_zero_is_zero_and_a_wrong_scheme_is_no_scheme(name: str) -> None:
+    weights = [p for p in _build(find(Model, name)(initialization="zero")).parameters() if p.ndim >= 2]
+    assert weights
+    assert all(torch.equal(w, torch.zeros_like(w)) for w in weights)
+    _, problems = parse(Model, {"name": name, "initialization": "kaiming", "gain": 0})
+    assert {p.keys for p in problems} == {("initialization",), ("gain",)}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_second_derivatives_exist(name: str) -> None:
+    module = _build(find(Model, name)()).double()
+    parameters = list(module.parameters())
+    loss = module(_inputs((1, 8, 8)).double()).square().mean()
+    gradient = torch.autograd.grad(loss, parameters, create_graph=True)
+    vector = [torch.randn(p.shape, generator=generator(1, "v"), dtype=p.dtype) for p in parameters]
+    second = torch.autograd.grad(sum((g * v).sum() for g, v in zip(gradient, vector, strict=True)), parameters)
+    # the oracle: a central difference of first gradients; its error is O(h^2) where no kink is crossed
+    h = 1e-6
+    ends = []
+    for sign in (1, -1):
+        with torch.no_grad():
+            for p, v in zip(parameters, vector, strict=True):
+                p.add_(v, alpha=sign * h)
+        ends.append(torch.autograd.grad(module(_inputs((1, 8, 8)).double()).square().mean(), parameters))
+        with torch.no_grad():
+            for p, v in zip(parameters, vector, strict=True):
+                p.sub_(v, alpha=sign * h)
+    difference = torch.cat([((a - b) / (2 * h)).flatten() for a, b in zip(*ends, strict=True)])
+    product = torch.cat([s.flatten() for s in second])
+    assert (product - difference).norm() < 1e-5 * difference.norm()
+
+
+# --- initialization --------------------------------------------------------------------------------------------------
+
+# (layer, fan in, fan out): a kernel of 3 x 3 sees 9 numbers a channel; groups of a convolution see their own channels only
+LAYERS = [
+    (lambda: nn.Linear(200, 100), 200, 100),
+    (lambda: nn.Conv2d(20, 40, 3), 180, 360),
+    (lambda: nn.Conv1d(30, 50, 7), 210, 350),
+]
+
+
+@pytest.mark.parametrize(("layer", "fan_in", "fan_out"), LAYERS)
+@pytest.mark.parametrize("scheme", ["he", "xavier"])
+@pytest.mark.parametrize("gain", [1.0, 3.0])
+def test_normal_schemes_have_their_variance(layer, fan_in: int, fan_out: int, scheme: str, gain: float) -> None:
+    module = layer()
+    initialize(module, scheme, gain, generator(0, "w"))
+    variance = gain**2 * (2 / fan_in if scheme == "he" else 2 / (fan_in + fan_out))
+    z = module.weight.detach().double().flatten() / sqrt(variance)
+    n = z.numel()
+    # 4 sigma of each moment of n standard normal numbers: mean 1/n, second moment 2/n, fourth moment 96/n
+    assert abs(z.mean()) < 4 / sqrt(n)
+    assert abs((z**2).mean() - 1) < 4 * sqrt(2 / n)
+    assert abs((z**4).mean() - 3) < 4 * sqrt(96 / n)
+
+
+@pytest.mark.parametrize("shape", [(30, 50), (50, 30), (8, 4, 3, 3)])
+def test_orthogonal_weights_have_equal_singular_values(shape: tuple[int, ...]) -> None:
+    layer = nn.Linear(shape[1], shape[0]) if len(shape) == 2 else nn.Conv2d(shape[1], shape[0], shape[2])
+    initialize(layer, "orthogonal", 2.0, generator(0, "w"))
+    matrix = layer.weight.detach().double().reshape(shape[0], -1).numpy()
+    np.testing.assert_allclose(np.linalg.svd(matrix, compute_uv=False), 2.0, rtol=1e-5)  # float32 weights
+
+
+def test_default_leaves_every_bit() -> None:
+    module = nn.Sequential(nn.Linear(5, 4), nn.LayerNorm(4), nn.Linear(4, 2))
+    before = {k: v.clone() for k, v in module.state_dict().items()}
+    initialize(module, "default", 1.0, generator(0, "w"))
+    assert all(torch.equal(v, before[k]) for k, v in module.state_dict().items())
+    initialize(module, "default", 4.0, generator(0, "w"))
+    factors = {"0.weight": 4, "2.weight": 4}
+    assert all(torch.equal(v, before[k] * factors.get(k, 1)) for k, v in module.state_dict().items())
+
+
+def test_a_tied_weight_is_filled_and_scaled_once() -> None:
+    first, second = nn.Linear(6, 6), nn.Linear(6, 6)
+    second.weight = first.weight
+    alone = nn.Linear(6, 6)
+    for scheme in ("default", "he"):
+        with torch.no_grad():
+            alone.weight.copy_(first.weight)
+        initialize(nn.Sequential(first, second), scheme, 2.0, generator(0, "w"))
+        initialize(alone, scheme, 2.0, generator(0, "w"))
+        assert torch.equal(first.weight, alone.weight)
+    assert torch.equal(second.bias, torch.zeros(6))
+
+
+def test_layers_differ_and_each_draws_from_the_generator() -> None:
+    module = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6))
+    initialize(module, "he", 1.0, generator(0, "w"))
+    assert not torch.equal(module[0].weight, module[1].weight)
+    other = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6))
+    initialize(other, "he", 1.0, generator(1, "w"))
+    assert not torch.equal(module[0].weight, other[0].weight)
+
+
+def test_a_computed_weight_is_refused_instead_of_filled_in_vain() -> None:
+    module = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(3, 3)))
+    initialize(module, "default", 1.0, generator(0, "w"))
+    with pytest.raises(UsageError, match=r"'he' with gain 1 cannot fill layer '0'.*use `initialization: default`"):
+        initialize(module, "he", 1.0, generator(0, "w"))
+
+
+# --- each family -----------------------------------------------------------------------------------------------------
+
+FUNCTIONS: dict[Activation, object] = {
+    "tanh": np.tanh,
+    "relu": lambda z: np.maximum(z, 0),
+    "gelu": lambda z: z * 0.5 * (1 + np.vectorize(__import__("math").erf)(z / sqrt(2))),
+    "silu": lambda z: z / (1 + np.exp(-z)),
+    "sigmoid": lambda z: 1 / (1 + np.exp(-z)),
+    "softplus": lambda z: np.log1p(np.exp(z)),
+    "identity": lambda z: z,
+}
+
+
+@pytest.mark.parametrize("activation", FUNCTIONS)
+@pytest.mark.parametrize("bias", [True, False])
+def test_mlp_is_its_equation(activation: Activation, bias: bool) -> None:
+    module = _build(MLP(hidden=(7, 5), activation=activation, bias=bias), (1, 2, 3)).double()
+    inputs = _inputs((1, 2, 3)).double()
+    parameters = [p.detach().numpy() for p in module.parameters()]
+    pairs = list(zip(parameters[::2], parameters[1::2], strict=True)) if bias else [(w, 0.0) for w in parameters]
+    h = inputs.numpy().reshape(6, -1)
+    for i, (w, b) in enumerate(pairs):
+        h = h @ w.T + b
+        h = FUNCTIONS[activation](h) if i < len(pairs) - 1 else h
+    assert len(pairs) == 3
+    np.testing.assert_allclose(module(inputs).detach(), h, rtol=1e-12, atol=1e-14)
+
+
+def test_mlp_sees_an_image_as_its_pixels() -> None:
+    image, row = _build(MLP(), (1, 8, 8)), _build(MLP(), (64,))
+    inputs = _inputs((1, 8, 8))
+    assert [k for k, _ in image.named_parameters()] == [k for k, _ in row.named_parameters()]
+    assert torch.equal(image(inputs), row(inputs.reshape(-1, 64)))
+
+
+def test_mlp_without_hidden_layers_is_logistic_and_logistic_is_deep_linear_of_depth_one() -> None:
+    networks = [_build(m) for m in (MLP(hidden=()), Logistic(), DeepLinear(depth=1, bias=True))]
+    assert len({tuple(_theta(n).tolist()) for n in networks}) == 1
+    inputs = _inputs((1, 8, 8))
+    assert torch.equal(networks[0](inputs), networks[1](inputs))
+    assert torch.equal(networks[0](inputs), networks[2](inputs))
+    assert len(list(_build(Logistic(bias=False)).parameters())) == 1
+
+
+@pytest.mark.parametrize("depth", [1, 2, 5])
+def test_deep_linear_is_a_product_of_matrices(depth: int) -> None:
+    module = _build(DeepLinear(depth=depth, width=4), (6,)).double()
+    matrices = [p.detach().numpy() for p in module.parameters()]
+    assert [m.shape for m in matrices] == [(b, a) for a, b in pairwise((6, *(4,) * (depth - 1), 3))]
+    inputs = _inputs((6,)).double()
+    product = np.linalg.multi_dot(matrices[::-1]) if depth > 1 else matrices[0]
+    np.testing.assert_allclose(module(inputs).detach(), inputs.numpy() @ product.T, rtol=1e-10, atol=1e-14)
+
+
+def _convolved(x: np.ndarray, w: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """The definition of a convolution layer with kernels of odd side and zero padding, position by position."""
+    pad = w.shape[2] // 2
+    padded = np.pad(x, ((0, 0), (0, 0), *[(pad, pad)] * (x.ndim - 2)))
+    out = np.empty((len(x), len(w), *x.shape[2:]))
+    for position in np.ndindex(*x.shape[2:]):
+        window = padded[(..., *(slice(p, p + w.shape[2]) for p in position))]
+        out[(slice(None), slice(None), *position)] = np.tensordot(window, w, (range(1, x.ndim), range(1, w.ndim))) + b
+    return out
+
+
+def _pooled(x: np.ndarray, reduce) -> np.ndarray:
+    """Halving of every side that can be halved; an odd last row is left out."""
+    for axis in range(2, x.ndim):
+        half = x.shape[axis] // 2
+        if half:
+            pairs = np.take(x, range(2 * half), axis).reshape(*x.shape[:axis], half, 2, *x.shape[axis + 1 :])
+            x = reduce(pairs, axis + 1)
+    return x
+
+
+@pytest.mark.parametrize("shape", [(2, 9), (1, 5, 6), (1, 1, 7)])
+@pytest.mark.parametrize("pooling", ["average", "max"])
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_cnn_is_its_equation(shape: tuple[int, ...], pooling: str, kernel: int) -> None:
+    module = _build(CNN(channels=(2, 3, 2, 2), kernel=kernel, pooling=pooling, activation="tanh"), shape).double()
+    h = _inputs(shape).double().numpy()
+    *stages, (w, b) = list(zip(*[iter([p.detach().numpy() for p in module.parameters()])] * 2, strict=True))
+    for kernels, biases in stages:
+        h = _pooled(np.tanh(_convolved(h, kernels, biases)), np.mean if pooling == "average" else np.max)
+    assert len(stages) == 4
+    expected = h.reshape(6, -1) @ w.T + b
+    np.testing.assert_allclose(module(_inputs(shape).double()).detach(), expected, rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("shape", [(5,), (2, 6), (2, 4, 3)])
+@pytest.mark.parametrize("skip", [True, False])
+@pytest.mark.parametrize("normalization", ["none", "batch", "layer"])
+def test_resnet_is_its_equation(shape: tuple[int, ...], skip: bool, normalization: str) -> None:
+    model = ResNet(width=4, blocks=2, skip=skip, normalization=normalization, activation="tanh")
+    module = _build(model, shape).double()
+    parameters = iter([p.detach().numpy() for p in module.parameters()])
+
+    def layer(x: np.ndarray) -> np.ndarray:
+        w = next(parameters)
+        b = next(parameters) if normalization == "none" else np.zeros(4)
+        z = _convolved(x, w, b) if len(shape) > 1 else x @ w.T + b
+        if normalization == "none":
+            return z
+        next(parameters), next(parameters)  # scale 1 and shift 0
+        axes = (0, *range(2, z.ndim)) if normalization == "batch" else tuple(range(1, z.ndim))
+        return (z - z.mean(axes, keepdims=True)) / np.sqrt(z.var(axes, keepdims=True) + 1e-5)
+
+    h = np.tanh(layer(_inputs(shape).double().numpy()))
+    for _ in range(2):
+        branch = layer(np.tanh(layer(h)))
+        h = np.tanh(h + branch if skip else branch)
+    h = h.reshape(6, 4, -1).mean(2)
+    expected = h @ next(parameters).T + next(parameters)
+    assert not list(parameters)
+    np.testing.assert_allclose(module(_inputs(shape).double()).detach(), expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("normalization", ["none", "batch", "layer"])
+def test_a_skip_connection_changes_the_function_and_not_the_start(normalization: str) -> None:
+    with_skip, without = (_build(ResNet(skip=skip, normalization=normalization)) for skip in (True, False))
+    assert [k for k, _ in with_skip.named_parameters()] == [k for k, _ in without.named_parameters()]
+    assert torch.equal(_theta(with_skip), _theta(without))
+    assert not torch.allclose(with_skip(_inputs((1, 8, 8))), without(_inputs((1, 8, 8))))
+
+
+@pytest.mark.parametrize(
+    ("plain", "key"),
+    [
+        ({"name": "mlp", "hidden": (64, 0)}, ("hidden", 1)),
+        ({"name": "mlp", "activation": "swish"}, ("activation",)),
+        ({"name": "cnn", "kernel": 4}, ("kernel",)),
+        ({"name": "cnn", "channels": ()}, ("channels",)),
+        ({"name": "resnet", "normalization": "group"}, ("normalization",)),
+        ({"name": "deep_linear", "depth": 0}, ("depth",)),
+        ({"name": "logistic", "bias": 1}, ("bias",)),
+    ],
+)
+def test_fields_out_of_bounds_are_refused(plain: dict[str, object], key: tuple[str | int, ...]) -> None:
+    value, problems = parse(Model, plain)
+    assert value is None
+    assert [p.keys for p in problems] == [key]
