@@ -34,8 +34,8 @@ FIGURES = ("png", "svg", "pdf")
 def table(rows: Sequence[Row], width: int | None = None) -> str:
     """For a terminal of `width` columns (None: this one's). Columns with one value throughout stand in a line above.
 
-    A row that is too wide puts its intervals on a second line; one that still is stays whole, and the terminal folds it:
-    no number is ever cut.
+    A row that is too wide puts its intervals on a second line; one that still is stays whole for the terminal to
+    fold: no number is ever cut.
     """
     columns, cells = _readable(rows)
     same = [len(rows) > 1 and len({row[i] for row in cells}) == 1 for i in range(len(columns))]

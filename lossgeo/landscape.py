@@ -108,7 +108,7 @@ class Landscape:
         """Make the parameters views of theta."""
         if theta is self._theta:
             return
-        for parameter, piece in zip(self._parameters, theta.split(self.sizes), strict=True):
+        for parameter, piece in zip(self._parameters, torch.split(theta, self.sizes), strict=True):
             parameter.data = piece.view(parameter.shape)
         self._theta = theta
 
@@ -144,7 +144,7 @@ class Landscape:
     def _seeded(self, generator: torch.Generator) -> Iterator[None]:
         seed = int(torch.randint(2**62, (), generator=generator))
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            torch.random.default_generator.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             if self.device.type == "cuda":
                 torch.cuda.manual_seed(seed)
             yield
@@ -159,7 +159,7 @@ class Landscape:
         does not move the running ones.
         """
         flags = [(m, m.training) for m in self.module.modules()]
-        state = torch.random.default_generator.get_state()
+        state = torch.default_generator.get_state()
         self.module.eval()
         if batch_norm == "batch":
             for norm in self._norms:
@@ -174,7 +174,7 @@ class Landscape:
             if batch_norm == "batch":
                 for norm in self._norms:
                     norm.track_running_stats = True
-            torch.random.default_generator.set_state(state)
+            torch.default_generator.set_state(state)
 
     def chunks(self, examples: Examples, batch_norm: BatchNormMode = "eval") -> Iterator[tuple[Examples, float]]:
         """The examples in pieces, each with its share of the mean; the shares add up to 1.
@@ -191,7 +191,7 @@ class Landscape:
         """Outputs (N, C) for inputs (N, ...), without a graph."""
         step = inputs.shape[0] if batch_norm == "batch" and self._norms else self.chunk
         with self.measuring(theta, batch_norm), torch.no_grad():
-            return torch.cat([self.module(piece) for piece in inputs.split(step)])
+            return torch.cat([self.module(piece) for piece in torch.split(inputs, step)])
 
     def evaluate(self, theta: torch.Tensor, examples: Examples, batch_norm: BatchNormMode = "eval") -> Evaluation:
         """Loss and accuracy on all examples; costs one forward pass over them."""
@@ -234,7 +234,7 @@ class Landscape:
         """
         pieces = [
             piece.view(parameter.shape)
-            for piece, parameter in zip(vector.split(self.sizes), self._parameters, strict=True)
+            for piece, parameter in zip(torch.split(vector, self.sizes), self._parameters, strict=True)
             if parameter.requires_grad
         ]
         pairs = [(g, v) for g, v in zip(gradient, pieces, strict=True) if g is not None and g.requires_grad]
@@ -269,7 +269,7 @@ class Landscape:
 
     def _draws_at_random(self) -> bool:
         """Whether a forward pass in training mode consumes random numbers; found by trying, so any layer counts."""
-        generator = torch.random.default_generator
+        generator = torch.default_generator
         before = generator.get_state()
         buffers = self.buffers()
         with torch.no_grad():

@@ -92,7 +92,9 @@ def test_second_derivatives_exist() -> None:
         outputs, targets, task = _example(kind)
         loss = find(Loss, name)()
         y = loss.prepare(torch.from_numpy(targets), task, torch.float64)
-        hessian = torch.autograd.functional.hessian(lambda f, y=y, loss=loss: loss.mean(f, y), torch.from_numpy(outputs))
+        hessian = torch.autograd.functional.hessian(
+            lambda f, y=y, loss=loss: loss.mean(f, y), torch.from_numpy(outputs)
+        )
         block = hessian[0, :, 0, :].numpy() * N
         p = np.exp(outputs[0]) / np.exp(outputs[0]).sum()
         expected = np.diag(p) - np.outer(p, p) if name == "cross_entropy" else np.eye(C)

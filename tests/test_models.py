@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from itertools import pairwise
-from math import prod, sqrt
+from math import erf, prod, sqrt
 
 import numpy as np
 import pytest
@@ -172,7 +172,7 @@ def test_second_derivatives_exist(name: str) -> None:
 
 # --- initialization --------------------------------------------------------------------------------------------------
 
-# (layer, fan in, fan out): a kernel of 3 x 3 sees 9 numbers a channel; groups of a convolution see their own channels only
+# (layer, fan in, fan out): a kernel of 3 x 3 sees 9 numbers a channel
 LAYERS = [
     (lambda: nn.Linear(200, 100), 200, 100),
     (lambda: nn.Conv2d(20, 40, 3), 180, 360),
@@ -247,7 +247,7 @@ def test_a_computed_weight_is_refused_instead_of_filled_in_vain() -> None:
 FUNCTIONS: dict[Activation, object] = {
     "tanh": np.tanh,
     "relu": lambda z: np.maximum(z, 0),
-    "gelu": lambda z: z * 0.5 * (1 + np.vectorize(__import__("math").erf)(z / sqrt(2))),
+    "gelu": lambda z: z * 0.5 * (1 + np.vectorize(erf)(z / sqrt(2))),
     "silu": lambda z: z / (1 + np.exp(-z)),
     "sigmoid": lambda z: 1 / (1 + np.exp(-z)),
     "softplus": lambda z: np.log1p(np.exp(z)),

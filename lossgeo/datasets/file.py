@@ -135,17 +135,18 @@ class File(Dataset):
             if self.path.endswith(".parquet"):
                 table = pd.read_parquet(self.path)
             else:
-                # an empty cell alone is missing: "NA" and "None" may be labels; round_trip reads back what was written
-                table = pd.read_csv(self.path, keep_default_na=False, na_values=[""], float_precision="round_trip")
+                # an empty cell alone is missing: "NA" and "None" may be labels
+                table = pd.read_csv(self.path, keep_default_na=False, na_values=[""])
         except (OSError, ValueError, pa.ArrowException) as error:  # pandas' own parser errors are ValueErrors
             raise UsageError(f"{self.path}: not readable as a {Path(self.path).suffix[1:]} table ({error})") from error
         names = [str(name) for name in table.columns]
-        if twice := [name for name in names if names.count(name) > 1]:
-            raise UsageError(f"{self.path}: {names.count(twice[0])} columns are named {twice[0]!r}; rename them")
-        numeric = [float(name) for name in names if re.fullmatch(r"-?[0-9.]+", name) and name.count(".") < 2]
+        numeric = [float(name) for name in names if re.fullmatch(r"-?\d+(\.\d*)?", name)]
         # a table of pixels may well name its columns 0, 1, 2, ...; any other numbers are the first example
-        if len(numeric) > len(names) / 2 and numeric != [float(i) for i in range(len(numeric))]:
+        wrong = len(numeric) > len(names) / 2 and numeric != [float(i) for i in range(len(numeric))]
+        if wrong and self.path.endswith(".csv"):
             raise UsageError(f"{self.path}: the first line holds numbers; put a line of column names above it")
+        if len(table) == 0:
+            raise UsageError(f"{self.path}: there is no row in it, only the column names {', '.join(names)}")
         table.columns = pd.Index(names)
         return table
 

@@ -58,6 +58,11 @@ def plain(value: Any) -> Any:
     return value
 
 
+def label(value: Any) -> str:
+    """A setting in a legend or a sentence: 0.3, whatever the arithmetic of a sweep left behind it."""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
 def mean_with_interval(name: str, values: Sequence[float]) -> Row:
     """The columns name, name_low, name_high over the finite values."""
     finite = [float(value) for value in values if np.isfinite(value)]

@@ -12,7 +12,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import AutoLocator, FixedLocator, FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 INK, FAINT = "#262626", "#8c8c8c"
 # Okabe & Ito 2008, told apart by readers with any kind of color vision; the yellow is left out, it fades on white
@@ -53,19 +53,19 @@ def log_ticks(axis: Axes) -> None:
     widen = max(1.5 / (high / low), 1.0) ** 0.5  # values within a few percent should look alike, not fill the panel
     axis.set_ylim(low / widen, high * widen)
     # below half a decade, 1-2-5 ticks would leave one label or none
-    locator = AutoLocator() if high < 4 * low else LogLocator(subs=(1, 2, 5) if high < 200 * low else (1,))
+    locator = MaxNLocator(5) if high < 4 * low else LogLocator(subs=(1, 2, 5) if high < 200 * low else (1,))
     axis.yaxis.set_major_locator(locator)
     axis.yaxis.set_minor_locator(NullLocator())
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.6g}"))
 
 
-def marked_log_x(axis: Axes, at: Sequence[float], labels: Sequence[str]) -> None:
-    """A logarithmic x axis that names exactly the values that were tried."""
+def marked_log_x(axis: Axes, at: Sequence[float], gap: float, labels: Sequence[str]) -> None:
+    """A logarithmic x axis that names exactly the values tried; the closest two are a factor `gap` apart."""
     axis.set_xscale("log")
     axis.xaxis.set_major_locator(FixedLocator(list(at)))
     axis.xaxis.set_minor_locator(NullLocator())
     axis.set_xticks(list(at), list(labels))
-    axis.margins(x=0.12)
+    axis.set_xlim(at[0] * gap**-0.6, at[-1] * gap**0.6)
 
 
 def legend(owner: Axes | Figure, handles: Sequence[Any], labels: Sequence[str], title: str | None = None) -> None:

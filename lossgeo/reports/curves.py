@@ -9,7 +9,7 @@ import pandas as pd
 from pydantic import Field
 
 from lossgeo.errors import UsageError
-from lossgeo.reports import Operator, Probe, Report, Summary, choice_note, plain
+from lossgeo.reports import Operator, Probe, Report, Summary, choice_note, label, plain
 from lossgeo.study import Run, Study, natural
 
 if TYPE_CHECKING:
@@ -114,18 +114,19 @@ class Curves(Report):
             natural(value): [of_run[run.id] for run in study.runs if setting(run) == value and run.id in of_run]
             for value in values
         }
+        shared = curves["threshold"].nunique() == 1
         for axis, columns in zip(axes, shown.values(), strict=True):
             for value, parts in of_value.items():
                 for column in columns:
                     style = "--" if column.startswith("test") else "-"
                     axis.plot(*_broken(parts, column), style, color=paints[value], **look)
                 if columns == ["lambda_max"]:
-                    axis.plot(*_broken(parts, "threshold"), ":", color=paints[value], linewidth=1.2)
+                    axis.plot(*_broken(parts, "threshold"), ":", color=_figure.INK if shared else paints[value])
             if columns != wanted["accuracy"] and not (curves[columns] <= 0).any(axis=None):
                 _figure.log_ticks(axis)
             if columns == ["lambda_max"] and curves["threshold"].notna().any():
                 # a decaying lr takes 2 / lr to infinity: it may leave the panel, which belongs to the eigenvalues
-                axis.set_ylim(top=min(axis.get_ylim()[1], 4 * curves["lambda_max"].max()))
+                axis.set_ylim(top=min(axis.get_ylim()[1], 10 * curves["lambda_max"].max()))
             axis.set_xlabel("step", fontsize=9, color=_figure.INK)
             names = ["train", "test"] if len(columns) == 2 else ["$\\lambda_{\\max}$", "2 / lr"]
             samples = [Line2D([], [], color=_figure.INK, linewidth=1.2) for _ in names]
@@ -133,7 +134,7 @@ class Curves(Report):
             _figure.legend(axis, samples, names)
         if color is not None and len(values) <= _figure.READABLE:
             samples = [Line2D([], [], color=paint, linewidth=2) for paint in paints.values()]
-            _figure.legend(figure, samples, [str(value) for value in values], color)
+            _figure.legend(figure, samples, [label(value) for value in values], color)
         return figure
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from lossgeo.reports import Operator, Probe, Report, Row, Summary, choice_note, mean_with_interval, plain
+from lossgeo.reports import Operator, Probe, Report, Row, Summary, choice_note, label, mean_with_interval, plain
 from lossgeo.statistics import FEWEST, Slope, loglog_slope
 from lossgeo.study import Run, Study, last, natural
 
@@ -74,7 +74,10 @@ class Sharpness(Report):
         free = [key for key in settings if key not in tied]
         families = [
             _family(
-                ", ".join(f"{key} {value}" for key, value in zip(free, values, strict=True)), members, settings, tied
+                ", ".join(f"{key} {label(value)}" for key, value in zip(free, values, strict=True)),
+                members,
+                settings,
+                tied,
             )
             for values, members in _groups(runs, free)
         ]
@@ -84,11 +87,12 @@ class Sharpness(Report):
             *_measurement_notes(runs[runs["outcome"] == "used"], families),
         ]
         notes += choice_note(study, self.operator, self.probe)
+        drawable = runs.loc[runs["outcome"] == "used", "size"].notna().any()
         return Summary(
             f"Sharpness ({self.operator}) by batch size",
             tuple(row for family in families for row in family.rows),
             tuple(notes),
-            (lambda: _draw(self.operator, families)) if (runs["outcome"] == "used").any() else None,
+            (lambda: _draw(self.operator, families)) if drawable else None,
         )
 
     def _runs(self, study: Study) -> pd.DataFrame:
@@ -170,7 +174,7 @@ def _row(group: pd.DataFrame, settings: list[str]) -> Row:
         "missing": len(group) - len(used) - diverged,
         "unconverged": _unconverged(used),
         **means,
-        "step": round(used["step"].mean(), 1) if len(used) else None,
+        "step": plain(used["step"].mean()),
     }
 
 
@@ -190,7 +194,7 @@ def _comparison_notes(families: list[Family], tied: list[str]) -> list[str]:
                 f"lambda_max ~ batch_size^{family.exponent}{where}: mean over {family.slope.groups} seeds{left_out}."
             )
     if tied:
-        notes.append(f"{', '.join(tied)} changes together with batch_size: the slope is the effect of both.")
+        notes.append(f"{', '.join(tied)} tied to batch_size: the slope is the effect of both together.")
     ratio = max((row["train_loss_ratio"] or 1.0 for family in families for row in family.rows), default=1.0)
     if np.log(ratio) > UNEQUAL_LOSS:
         notes.append(
@@ -259,8 +263,8 @@ def _draw(operator: str, families: list[Family]) -> Figure:
     for axis, column in zip(axes, titles, strict=True):
         for i, (family, paint, marker) in enumerate(zip(drawn, paints, markers, strict=True)):
             center = (i - (len(drawn) - 1) / 2) * width
-            _draw_family(axis, column, family, (paint, marker), (gap**center, gap ** (center - width / 3)))
-        _figure.marked_log_x(axis, sizes, [f"{size:g}" + ("\n(full)" if size in full else "") for size in sizes])
+            _draw_family(axis, column, family, (paint, marker), (gap**center, gap ** (center - 0.4 * width)))
+        _figure.marked_log_x(axis, sizes, gap, [f"{size:g}" + ("\n(full)" if size in full else "") for size in sizes])
         axis.set_xlabel("batch size", fontsize=9, color=_figure.INK)
         if column != "test_accuracy" and not (used[column] <= 0).any():
             _figure.log_ticks(axis)
@@ -281,7 +285,9 @@ def _draw_family(axis: Axes, column: str, family: Family, look: tuple[Any, str],
     x, y = (np.array([row[key] for row in means], dtype=float) for key in ("batch_size", column))
     low, high = (np.array([row[f"{column}_{end}"] for row in means], dtype=float) for end in ("low", "high"))
     bars = [np.nan_to_num(y - low), np.nan_to_num(high - y)]
-    axis.errorbar(x * mean_shift, y, bars, fmt=marker, color=color, markersize=6, elinewidth=1.5, capsize=3, zorder=3)
+    axis.errorbar(
+        x * mean_shift, y, bars, fmt=marker, color=color, markersize=7, mec="white", elinewidth=1.5, capsize=3, zorder=3
+    )
 
     if column == "lambda_max" and family.slope is not None:
         u, v = np.log(size[value > 0]), np.log(value[value > 0])
@@ -294,7 +300,6 @@ def _small_print(operator: str, used: pd.DataFrame, families: list[Family]) -> s
     counts = sorted({row["used"] for family in families for row in family.rows if row["used"]})
     n = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     seeds = sorted(set(used["seed"]), key=natural)
-    consecutive = len(seeds) > 2 and seeds == list(range(seeds[0], seeds[0] + len(seeds)))
-    which = f"{seeds[0]} to {seeds[-1]}" if consecutive else ", ".join(str(seed) for seed in seeds[:10])
-    dots = f"{operator}; small dots: runs, n = {n} per batch size (seed{'s' if len(seeds) > 1 else ''} {which})"
+    which = f"seeds: {', '.join(map(str, seeds))}" if len(seeds) <= 10 else f"{len(seeds)} seeds"
+    dots = f"{operator}; small dots: runs, n = {n} per batch size ({which})"
     return f"{dots}; large: mean and its 95% bootstrap interval" if counts[-1] > 1 else dots

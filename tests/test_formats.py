@@ -1,0 +1,123 @@
+"""Rows as text, a summary as a page, figures as files."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+from matplotlib.figure import Figure
+
+from lossgeo import formats
+from lossgeo.errors import NothingToReport, UsageError
+from lossgeo.reports import Summary
+
+ROWS = (
+    {"size": 16, "x": 41.72839, "x_low": 41.12, "x_high": 42.34, "note": None, "ok": True},
+    {"size": 64, "x": 1 / 3, "x_low": None, "x_high": None, "note": 'a "b",\tc\nd | [e] <i>', "ok": False},
+)
+
+
+def drawn() -> Figure:
+    figure = Figure()
+    figure.subplots().plot([1, 2], [3, 4])
+    return figure
+
+
+@pytest.mark.parametrize(
+    ("row", "cell"),
+    [
+        ({"x": 41.72839, "x_low": 41.42, "x_high": 42.02}, "41.73 [41.42, 42.02]"),
+        ({"x": 41.72839, "x_low": 38.0, "x_high": 45.0}, "41.7 [38.0, 45.0]"),
+        ({"x": 41728.39, "x_low": 38000.0, "x_high": 45000.0}, "41700 [38000, 45000]"),
+        ({"x": 4.172e-7, "x_low": 3.8e-7, "x_high": 4.5e-7}, "4.17e-07 [3.80e-07, 4.50e-07]"),
+        ({"x": 0.0003, "x_low": -0.1, "x_high": 0.1}, "0.00 [-0.10, 0.10]"),
+        ({"x": 2.0, "x_low": 2.0, "x_high": 2.0}, "2.000"),
+        ({"x": 2.0, "x_low": None, "x_high": None}, "2.000"),
+        ({"x": 123456.7}, "123500"),
+        ({"x": 1.23456e9}, "1.235e+09"),
+        ({"x": 0.0}, "0"),
+        ({"x": 20000}, "20000"),
+        ({"x": None}, "-"),
+    ],
+)
+def test_digits_are_those_the_interval_supports(row: dict[str, object], cell: str) -> None:
+    lines = formats.markdown([row]).splitlines()
+    assert lines[2] == f"| {cell} |"
+
+
+def test_programs_get_every_digit_and_one_column_a_key() -> None:
+    assert list(csv.DictReader(io.StringIO(formats.csv(ROWS))))[1]["x"] == repr(1 / 3)
+    lines = formats.tsv(ROWS).splitlines()
+    assert len(lines) == 3
+    assert all(line.count("\t") == 5 for line in lines)
+    assert lines[1].split("\t") == ["16", "41.72839", "41.12", "42.34", "", "true"]
+    assert json.loads(formats.json(ROWS)) == list(ROWS)
+    assert [json.loads(line) for line in formats.jsonl(ROWS).splitlines()] == list(ROWS)
+
+
+def test_json_has_no_numbers_that_json_does_not_have() -> None:
+    rows = [{"a": float("nan"), "b": float("inf"), "c": -float("inf"), "d": 1.0}]
+    assert json.loads(formats.json(rows)) == [{"a": None, "b": None, "c": None, "d": 1.0}]
+
+
+def test_a_table_is_never_cut() -> None:
+    text = formats.table(ROWS, width=20)
+    for word in ("41.73", "[41.12,", "42.34]", "0.3333", "[e]", "<i>"):
+        assert word in text
+    assert "…" not in text
+
+
+def test_a_table_breaks_intervals_before_it_grows_too_wide() -> None:
+    rows = [{"a": 1.5 + i, "a_low": 1.0 + i, "a_high": 2.0 + i} for i in range(2)]
+    assert "[1.00, 2.00]" in formats.table(rows, width=80).splitlines()[3]
+    assert max(map(len, formats.table(rows, width=16).splitlines())) <= 16
+
+
+def test_columns_without_variation_stand_above_the_table() -> None:
+    rows = [{"a": i, "b": 7, "c": None} for i in range(3)]
+    first = formats.table(rows, width=80).splitlines()[0]
+    assert first == "in all rows: b 7 · c -"
+    assert "b" in formats.table(rows[:1], width=80).splitlines()[1]  # a single row is shown whole
+
+
+def test_every_format_takes_every_row() -> None:
+    for name, text in formats.FORMATS.items():
+        assert text(ROWS).endswith("\n"), name
+        assert "\x1b" not in text(ROWS), name
+
+
+def test_a_page_is_escaped_and_needs_nothing_else() -> None:
+    summary = Summary("<b>title", ROWS, ("a note & more",), drawn)
+    page = formats.html(summary, 'lossgeo report x --out "<script>"')
+    for text in ("&lt;b&gt;title", "a note &amp; more", "&lt;script&gt;", "41.73 [41.12, 42.34]", "data:image/svg+xml"):
+        assert text in page
+    for text in ("<script", "http", "<i>", "<b>"):
+        assert text not in page
+    assert "<img" not in formats.html(Summary("t", ROWS), "c")
+
+
+@pytest.mark.parametrize(("kind", "start"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])
+def test_figures_are_the_same_bytes_every_time(kind: str, start: bytes) -> None:
+    summary = Summary("t", ROWS, draw=drawn)
+    first = formats.figure(summary, kind)
+    assert first.startswith(start)
+    assert first == formats.figure(summary, kind)
+
+
+def test_wrong_figures_are_refused_before_any_work(tmp_path: Path) -> None:
+    assert formats.figure_kind(Path("a/b.PNG")) == "png"
+    for name in ("a.jpg", "a"):
+        with pytest.raises(UsageError, match=r"\.png, \.svg, \.pdf"):
+            formats.figure_kind(Path(name))
+    with pytest.raises(NothingToReport, match="nothing to draw"):
+        formats.figure(Summary("t", ROWS), "png")
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"missing/a\.png: cannot be written"):
+        formats.save(tmp_path / "missing" / "a.png", b"")
+    formats.save(tmp_path / "a.txt", b"x")
+    assert (tmp_path / "a.txt").read_bytes() == b"x"
