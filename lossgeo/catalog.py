@@ -6,23 +6,26 @@ import importlib
 import inspect
 import json
 import pkgutil
-import re
 from pathlib import Path
-from typing import Any, get_args
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import lossgeo
 from lossgeo.component import Component, Value, dump, find, names, summary
 from lossgeo.recipe import Recipe
 
+# as a reader of YAML says it
+WORDS = {str: "text", tuple: "list", type(None): "null"}
+
 
 def interfaces() -> dict[str, type[Component]]:
     """Every folder of components and the interface that its `__init__` defines."""
-    found = {}
+    found: dict[str, type[Component]] = {}
     for folder in (m.name for m in pkgutil.iter_modules(lossgeo.__path__) if m.ispkg):
         package = importlib.import_module(f"lossgeo.{folder}")
         own = (v for v in vars(package).values() if inspect.isclass(v) and v.__module__ == package.__name__)
         for cls in own:
-            if issubclass(cls, Component) and Component in cls.__mro__[1:] and inspect.isabstract(cls):
+            if issubclass(cls, Component) and Component in cls.__bases__ and inspect.isabstract(cls):
                 found.setdefault(folder, cls)
     return found
 
@@ -33,49 +36,78 @@ def catalog(interface: type[Component], search: tuple[Path, ...] = ()) -> dict[s
 
 
 def keys(of: list[type[Component]], search: tuple[Path, ...] = ()) -> list[dict[str, Any]]:
-    """One row a key: which component takes it, its type, its default and what it means."""
+    """One row a key: which component takes it, its type, its default and what it means.
+
+    The keys of a component come before those that its interface gives to all.
+    """
     rows = []
     for interface in of:
         for name, cls in catalog(interface, search).items():
             shared = {"kind": interface.__module__.rpartition(".")[2], "name": name}
             rows.append({**shared, "key": None, "type": None, "default": None, "meaning": summary(cls)})
-            for key, field in cls.model_fields.items():
-                default = "required" if field.is_required() else json.dumps(dump(field.default))
-                kind = _type(field.annotation)
+            for key in sorted(cls.model_fields, key=lambda key: key in interface.model_fields):
+                field = cls.model_fields[key]
+                default = "required" if field.is_required() else _default(field.default)
+                kind = readable(field.annotation)
                 rows.append({**shared, "key": key, "type": kind, "default": default, "meaning": field.description})
     return rows
 
 
-def _type(annotation: Any) -> str:
-    """A type as a reader of YAML says it."""
-    if isinstance(annotation, type) and not get_args(annotation):
-        return f"a {annotation.__name__.lower()}" if issubclass(annotation, Value) else annotation.__name__
-    text = re.sub(r"typing\.|lossgeo\.[a-z_.]*|, FieldInfo\([^)]*\)", "", str(annotation))
-    return text.replace("NoneType", "None")
+def _default(value: Any) -> str:
+    """A default as a recipe would have it, in its shortest form."""
+    if isinstance(value, Component) and value == type(value)():
+        return value.component_name()
+    return value if isinstance(value, str) else json.dumps(dump(value))
+
+
+def readable(annotation: Any) -> str:
+    """A type as a reader of YAML says it: `int | full`, `a list of ints`, `an operator`."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return readable(arguments[0])
+    if origin in (Union, UnionType):
+        return " | ".join(dict.fromkeys(readable(argument) for argument in arguments))
+    if origin is Literal:
+        return " | ".join(map(str, arguments))
+    if origin is tuple:
+        item = readable(arguments[0])
+        count = "" if arguments[-1] is ... else f"{len(arguments)} "
+        return f"a list of ({item})" if " " in item else f"a list of {count}{item if item == 'text' else item + 's'}"
+    if isinstance(annotation, type) and issubclass(annotation, Component):
+        word = annotation.__name__.lower()
+        return f"an {word}" if word[0] in "aeiou" else f"a {word}"
+    return WORDS.get(annotation, "a mapping" if issubclass(annotation, Value) else annotation.__name__)
 
 
 def schema() -> dict[str, Any]:
     """The JSON Schema of a recipe file, for editors."""
     made = Recipe.model_json_schema()
+    bounds = {"type": "array", "items": {"type": "integer"}, "minItems": 1, "maxItems": 3}
+    log = {"type": "array", "items": {"type": "number"}, "minItems": 3, "maxItems": 3}
     axis = {
         "anyOf": [
-            {"type": "array", "minItems": 1},
-            {"type": "object", "properties": {"range": {"type": ["integer", "array"]}}, "required": ["range"]},
-            {
-                "type": "object",
-                "properties": {"log": {"type": "array", "minItems": 3, "maxItems": 3}},
-                "required": ["log"],
-            },
+            {"type": "array", "minItems": 1, "description": "the values one by one"},
+            _axis("range", {"anyOf": [{"type": "integer"}, bounds]}, "end, [first, end] or [first, end, step]"),
+            _axis("log", log, "[first, last, count], with equal ratios"),
         ]
     }
     axes = {"type": "object", "additionalProperties": axis}
-    made["properties"] |= {
+    settings = {"type": "array", "minItems": 1, "items": {"type": "object"}}
+    parts = {
         "sweep": {**axes, "description": "a grid: dotted keys to lists of values"},
         "zip": {**axes, "description": "axes that advance together"},
-        "list": {"type": "array", "items": {"type": "object"}, "description": "settings of dotted keys, one by one"},
+        "list": {**settings, "description": "settings of dotted keys, one by one"},
     }
-    # what a sweep sets, or the file's name gives, need not stand in the file itself
-    made["required"] = [key for key in made["required"] if key not in ("name", "batch_size")]
+    made["properties"] |= parts
+    # the file's name gives `name`, and a sweep may give any of the others
+    required = [key for key in made.pop("required") if key != "name"]
+    made["anyOf"] = [{"required": required}, *({"required": [part]} for part in parts)]
     made["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     made["title"] = "lossgeo recipe"
+    made["description"] = "What to train and what to measure on the way."
     return made
+
+
+def _axis(key: str, values: dict[str, Any], description: str) -> dict[str, Any]:
+    properties = {key: {**values, "description": description}}
+    return {"type": "object", "properties": properties, "required": [key], "additionalProperties": False}

@@ -1,7 +1,7 @@
-"""The command line: parse, one library call, print. The only file that prints.
+"""The command line: parse, one library call, print. The only file that writes to standard output.
 
-Standard output carries data alone: run folders, or a report's rows. Everything else goes to standard error. Heavy modules
-are imported inside the commands that need them, so that `--help` answers at once and `report` never loads torch.
+That carries data alone: run folders, or a report's rows. Everything else goes to standard error (display.py). Heavy
+modules are imported inside the commands that need them, so that `--help` answers at once and `report` needs no torch.
 """
 
 from __future__ import annotations
@@ -10,21 +10,20 @@ import os
 import shlex
 import signal
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
 from lossgeo import __version__
-from lossgeo.errors import LossgeoError, UsageError
+from lossgeo.display import display, say
+from lossgeo.errors import LossgeoError, Stopped, UsageError
+from lossgeo.signals import Interrupt
 
 if TYPE_CHECKING:
-    from rich.progress import Progress as Bar
-    from rich.progress import TaskID
-
     from lossgeo.executors import Outcome
     from lossgeo.probing import At
     from lossgeo.recipe import Resolved
@@ -35,6 +34,7 @@ app = typer.Typer(
     name="lossgeo",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # the boxes would cost half of the time that --help takes
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -80,36 +80,34 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Train the runs of a recipe and print their folders. The same command again goes on where it stopped."""
-    from lossgeo.component import used_files
-    from lossgeo.documents import read_named
-    from lossgeo.recipe import read_recipe, resolve
-
     stdin = sys.stdin.buffer.read() if "-" in (recipes or ()) else None
-    search = used_files(use)
-    if device is not None:
-        sets = [*sets, f"device={device}"]
-    found = [r for name in recipes or ["quickstart"] for r in resolve(read_recipe(name, stdin), sets, sweeps, search)]
-    from lossgeo.executors import Executor
-    from lossgeo.runs import Run, left_behind
-    from lossgeo.signals import Interrupt
-
-    runs = list({run.id: run for run in (Run.under(out, resolved) for resolved in found)}.values())
-    if dry_run:
-        _print(_planned(run) for run in runs)
-        return
-    named = read_named(executor, "--executor")
-    if jobs is not None:
-        named = {**(named if isinstance(named, dict) else {"name": named}), "jobs": jobs}
-    spread = _component(Executor, named, "--executor", search)
-    if not quiet:
-        for sentence in left_behind(out, runs):
-            _say(f"note: {sentence}")
+    # listening before torch is loaded, so that a batch system that stops the command early is told to try again
     with Interrupt().listening(signal.SIGINT, signal.SIGTERM) as interrupt:
-        failures = _watch(spread.train(runs, interrupt), runs, quiet)
-    if interrupt:
-        raise typer.Exit(130 if interrupt.signum == signal.SIGINT else 75)
-    if failures:
-        raise typer.Exit(max(failures))
+        from lossgeo.component import used_files
+        from lossgeo.documents import read_named
+        from lossgeo.executors import Executor
+        from lossgeo.recipe import read_recipe, resolve
+        from lossgeo.runs import Run, left_behind
+
+        search = used_files(use)
+        if device is not None:
+            sets = [*sets, f"device={device}"]
+        named = read_named(executor, "--executor")
+        if jobs is not None:
+            named = {**(named if isinstance(named, dict) else {"name": named}), "jobs": jobs}
+        spread = _component(Executor, named, "--executor", search)
+        found = [
+            r for name in recipes or ["quickstart"] for r in resolve(read_recipe(name, stdin), sets, sweeps, search)
+        ]
+        runs = list({run.id: run for run in (Run.under(out, resolved) for resolved in found)}.values())
+        if dry_run:
+            _print(_planned(run) for run in runs)
+            return
+        if not quiet:
+            for sentence in left_behind(out, runs):
+                say(f"note: {sentence}")
+        with closing(spread.train(runs, interrupt)) as news:
+            _follow(((run.folder, item) for run, item in news), len(runs), quiet, interrupt)
 
 
 @app.command()
@@ -124,29 +122,20 @@ def probe(
     quiet: Quiet = False,
 ) -> None:
     """Measure on the checkpoints of runs, as a probe in the recipe would have, and print the runs' folders."""
-    from lossgeo.component import used_files
-    from lossgeo.documents import read_named
-    from lossgeo.probes import Probe
-    from lossgeo.probing import probe as measure
-    from lossgeo.runs import Run
-    from lossgeo.study import run_folders
+    paths = _paths(runs)
+    with Interrupt().listening(signal.SIGINT, signal.SIGTERM) as interrupt:
+        from lossgeo.component import used_files
+        from lossgeo.documents import read_named
+        from lossgeo.executors import attempt
+        from lossgeo.probes import Probe
+        from lossgeo.probing import probe as measure
+        from lossgeo.study import run_folders
 
-    search = used_files(use)
-    wanted = [_component(Probe, read_named(text, f"--probe {text}"), f"--probe {text}", search) for text in probes]
-    steps = _steps(at)
-    code = 0
-    for folder in run_folders(_paths(runs)):
-        try:
-            for progress in measure(Run.open(folder), wanted, steps, device):
-                if progress.note and not quiet:
-                    _say(f"warning: {progress.note}")
-        except LossgeoError as error:
-            _say(f"error: {error}")
-            code = max(code, error.exit_code)
-        else:
-            _print([str(folder)])
-    if code:
-        raise typer.Exit(code)
+        search = used_files(use)
+        wanted = [_component(Probe, read_named(text, f"--probe {text}"), f"--probe {text}", search) for text in probes]
+        folders, steps = run_folders(paths), _steps(at)
+        works = ((f, attempt(measure(f, wanted, steps, interrupt, device))) for f in folders if not interrupt)
+        _follow(((folder, item) for folder, work in works for item in work), len(folders), quiet, interrupt)
 
 
 @app.command()
@@ -187,7 +176,7 @@ def report(
         _print([text.rstrip("\n")])
     if not quiet:
         for note in summary.notes:
-            _say(f"note: {note}")
+            say(f"note: {note}")
 
 
 @app.command(name="list")
@@ -222,122 +211,58 @@ def schema() -> None:
 
 def main() -> NoReturn:
     """The program: what went wrong becomes one message and an exit code."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the shell (`2>&-`); print would fall back on the other one
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  # until the process ends
     try:
         app(standalone_mode=True)
     except LossgeoError as error:
-        _say(f"error: {error}")
-        _exit(error.exit_code)
+        say(f"error: {error}")
+        sys.exit(error.exit_code)
+    except OSError as error:
+        say(f"error: {error}")
+        sys.exit(1)
     except KeyboardInterrupt:
-        _exit(130)
-    except BrokenPipeError:
-        # the reader has what it wanted (`| head -1`); nothing may be written at exit either
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        _exit(0)
+        sys.exit(130)
     raise AssertionError("typer exits by itself")
 
 
-def _watch(news: Iterator[tuple[Run, Progress | Outcome]], runs: Sequence[Run], quiet: bool) -> list[int]:
-    """Print the folder of every run that finished, show the way there, and return the exit codes of those that failed."""
+def _follow(news: Iterator[tuple[Path, Progress | Outcome]], total: int, quiet: bool, interrupt: Interrupt) -> None:
+    """Show the way of `total` runs, print the folder of each that ends well, and exit as the others ask for."""
     from lossgeo.executors import Outcome
 
-    failures = []
-    with _display(len(runs), quiet) as display:
-        for run, item in news:
+    ended, failures = 0, [0]
+    with display(total, quiet) as shown:
+        for folder, item in news:
             if not isinstance(item, Outcome):
-                display.show(run, item)
+                shown.show(folder, item)
                 continue
-            display.over(run)
+            shown.over(folder)
             if item.failure is None:
-                display.aside(lambda folder=str(run.folder): _print([folder]))
+                ended += 1
+                shown.aside(partial(_print, [str(folder)]))
+            elif item.stopped:
+                shown.aside(partial(say, f"{folder}: {item.failure}"))
             else:
-                display.aside(lambda run=run, item=item: _say(f"error: {run.folder}: {item.failure}"))
+                shown.aside(partial(say, f"error: {folder}: {item.failure}"))
                 failures.append(item.exit_code)
-    return failures
-
-
-@contextmanager
-def _display(runs: int, quiet: bool) -> Iterator[_Lines | _Bars]:
-    if quiet or not sys.stderr.isatty():
-        yield _Lines(runs, quiet)
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    # rich would send what goes to standard output to its own console, which is standard error
-    bars = Bar(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False, redirect_stderr=False)
-    with bars:
-        yield _Bars(bars, runs)
-
-
-class _Lines:
-    """Progress where nobody watches: one plain line a minute."""
-
-    def __init__(self, runs: int, quiet: bool) -> None:
-        self.runs, self.quiet, self.ended, self.told = runs, quiet, 0, time.monotonic()
-
-    def show(self, run: Run, progress: Progress) -> None:
-        if progress.note:
-            _say(f"warning: {progress.note}")
-        if not self.quiet and time.monotonic() - self.told > 60:
-            self.told = time.monotonic()
-            loss = "" if progress.loss is None else f", loss {progress.loss:.4g}"
-            _say(
-                f"{self.ended}/{self.runs} runs done; {run.folder.name}: step {progress.step} of {progress.steps}{loss}"
-            )
-
-    def over(self, run: Run) -> None:
-        self.ended += 1
-
-    def aside(self, say: Callable[[], None]) -> None:
-        say()
-
-
-class _Bars:
-    """Progress on a terminal: a bar for the runs and one for each run at work."""
-
-    def __init__(self, bars: Bar, runs: int) -> None:
-        self.bars = bars
-        self.tasks: dict[str, TaskID] = {}
-        self.all = bars.add_task("runs", total=runs)
-
-    def show(self, run: Run, progress: Progress) -> None:
-        if progress.note:
-            self.aside(lambda: _say(f"warning: {progress.note}"))
-        if run.id not in self.tasks:
-            self.tasks[run.id] = self.bars.add_task(run.folder.name, total=progress.steps)
-        loss = "" if progress.loss is None else f"  loss {progress.loss:.4g}"
-        self.bars.update(
-            self.tasks[run.id], completed=progress.step, total=progress.steps, description=f"{run.folder.name}{loss}"
-        )
-
-    def over(self, run: Run) -> None:
-        if run.id in self.tasks:
-            self.bars.remove_task(self.tasks.pop(run.id))
-        self.bars.advance(self.all)
-
-    def aside(self, say: Callable[[], None]) -> None:
-        """Print something with the bars out of the way."""
-        self.bars.stop()
-        say()
-        self.bars.start()
+    if interrupt and ended < total:
+        raise typer.Exit(Stopped(interrupt.signum).exit_code)
+    if max(failures):
+        raise typer.Exit(max(failures))
 
 
 # --- in and out ------------------------------------------------------------------------------------------------------
 
 
-def _exit(code: int) -> NoReturn:
-    sys.exit(code)
-
-
 def _print(lines: Sequence[str] | Iterator[str]) -> None:
-    for line in lines:
-        print(line, flush=True)
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    try:
+        for line in lines:
+            print(line, flush=True)
+    except BrokenPipeError as error:
+        # the reader has what it wanted (`| head -1`); nothing may be written at exit either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit from error
 
 
 def _component(interface: Any, plain: Any, option: str, search: tuple[Path, ...]) -> Any:

@@ -1,12 +1,12 @@
 """Components: frozen values that a recipe can name, found by the name of their file.
 
 `lossgeo/optimizers/sgd.py` holds one public final class `SGD(Optimizer)`, and that file is its whole registration. The
-folder's `__init__.py` holds the interface, an abstract `Component`. From the class come the recipe's keys, `lossgeo list`,
-the JSON Schema, the digest and the conformance tests.
+folder's `__init__.py` holds the interface, an abstract `Component`. From the class come the recipe's keys, what
+`lossgeo list` prints, the JSON Schema, the digest and the conformance tests.
 
 The decision a reader would question: `parse` and `dump` walk the fields themselves instead of leaving nested values to
-pydantic. Pydantic cannot choose a class by the name of a file, runs no sibling's checks once a custom validator raised, and
-its serializer drops the fields of a subclass in silence, which would give two learning rates one run id.
+pydantic. Pydantic cannot choose a class by the name of a file, runs no sibling's checks once a custom validator raised,
+and its serializer drops the fields of a subclass in silence, which would give two learning rates one run id.
 """
 
 from __future__ import annotations
@@ -16,18 +16,21 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import math
 import pkgutil
 import re
 import sys
+import traceback
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import ModuleType, UnionType
 from typing import Any, ClassVar, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, ValidationError
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema
+from pydantic_core import CoreSchema, ErrorDetails
 
 from lossgeo.errors import UsageError
 
@@ -35,6 +38,21 @@ Keys = tuple[str | int, ...]  # the way from a recipe's root to a value, such as
 
 # what YAML 1.1 and people call booleans; read so only where a field is a boolean, a string elsewhere
 YES_NO = {"yes": True, "on": True, "no": False, "off": False}
+
+# from pydantic's words to a recipe writer's
+READABLE = (
+    (r"^(Input|String|Tuple|Value error,) ", ""),
+    (r"a valid boolean", "true or false"),
+    (r"a valid tuple", "a list"),
+    (r"a valid string", "text"),
+    (r"a valid integer", "a whole number"),
+    (r"\bvalid ", ""),
+    (r"greater than or equal to", "at least"),
+    (r"less than or equal to", "at most"),
+    (r"greater than", "above"),
+    (r"less than", "below"),
+    (r" after validation", ""),
+)
 
 
 class Value(BaseModel):
@@ -44,31 +62,36 @@ class Value(BaseModel):
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        return handler(core)
+        schema = handler(core)
+        properties = handler.resolve_ref_schema(schema).get("properties", {})
+        for key, field in cls.model_fields.items():
+            if not field.is_required():
+                properties[key]["default"] = dump(field.default)  # pydantic's own would lack the component's name
+        return schema
 
 
 class Component(Value):
-    """What a recipe can name. Abstract: the interfaces are `lossgeo.<folder>.<Interface>`, the components their files."""
+    """What a recipe can name. The interfaces are `lossgeo.<folder>.<Interface>`, the components the folder's files."""
 
-    extra: ClassVar[tuple[str, str] | None] = (
-        None  # (module, extra of pyproject.toml) of a package that is not always there
-    )
+    # (module, extra of pyproject.toml) of a package that is not always there
+    extra: ClassVar[tuple[str, str] | None] = None
 
     @classmethod
     def component_name(cls) -> str:
         """The name in recipes: the file's name."""
-        return _stem(sys.modules[cls.__module__])
+        return _stem(inspect.getfile(cls))
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         if inspect.isabstract(cls):
             concrete = [find(cls, name) for name in names(cls)]
-            by_name = {"enum": names(cls), "description": f"any of the {_folder(cls)}, with its defaults"}
-            return {"anyOf": [by_name, *(handler(c.__pydantic_core_schema__) for c in concrete)]}
-        schema = handler.resolve_ref_schema(handler(core))
+            bare = [c.component_name() for c in concrete if not any(f.is_required() for f in c.model_fields.values())]
+            by_name = {"enum": bare, "description": f"any of the {_folder(cls)}, with its defaults"}
+            return {"anyOf": [*([by_name] if bare else []), *(handler(c.__pydantic_core_schema__) for c in concrete)]}
+        schema = handler.resolve_ref_schema(super().__get_pydantic_json_schema__(core, handler))
         name = {"const": cls.component_name(), "description": summary(cls)}
         schema["properties"] = {"name": name, **schema.get("properties", {})}
-        schema["required"] = ["name", *schema.get("required", [])]
+        schema["required"] = ["name"]  # what else is required, a sweep may give
         return schema
 
 
@@ -97,91 +120,116 @@ def names(interface: type[Component], search: Iterable[Path] = ()) -> list[str]:
 
 
 def find(interface: type[C], name: str, search: Iterable[Path] = ()) -> type[C]:
-    """The class of the component `name`; imports only the file of that name.
+    """The class of the component `name`, the user's before a built-in; imports only the files of that name.
 
     Raises:
-        UsageError: no such file, with the nearest names; or the file holds another kind of component.
+        UsageError: no such component, with the nearest names.
     """
+    search = tuple(search)
+    other = ""
     for file in search:
         if file.stem == name:
             used = _the_class(_load(file))
             if issubclass(used, interface):
                 return used
+            other = f"{file} holds a {_kind(used)} of that name; "
     module_name = f"{interface.__module__}.{name}"
-    known = re.fullmatch(r"[a-z][a-z0-9_]*", name) is not None and importlib.util.find_spec(module_name) is not None
+    # a plain word cannot leave the folder: not `os.path`, not `../x`, not `__init__` or a private module
+    known = (
+        re.fullmatch(r"[a-z][a-z0-9_]{0,99}", name) is not None and importlib.util.find_spec(module_name) is not None
+    )
     if not known:
-        everything = names(interface, search)
-        raise UsageError(f"no {_kind(interface)} is named {name!r}; {_hint(name, everything)}")
+        kind = _kind(interface)
+        raise UsageError(f"no {kind} is named {show(name)}; {other}{hint(name, names(interface, search))}")
     return _the_class(importlib.import_module(module_name))  # type: ignore[return-value]  # by the folder's conformance test
 
 
 def used_files(paths: Iterable[Path]) -> tuple[Path, ...]:
-    """The Python files behind `--use PATH`: the file itself, or every `*.py` of a folder.
+    """The Python files behind `--use PATH`: the file itself, or every `*.py` of a folder that is not private (`_x.py`).
+
+    Each has to stand by itself, since it is copied into the folders of the runs that need it.
 
     Raises:
-        UsageError: nothing is there, or a file does not hold exactly one component.
+        UsageError: nothing is there, a file cannot be imported or does not hold exactly one component, or two files
+            have one name.
     """
-    files: list[Path] = []
+    files: dict[str, Path] = {}
     for path in paths:
-        found = (
-            sorted(path.glob("*.py")) if path.is_dir() else [path] if path.suffix == ".py" and path.is_file() else []
-        )
+        inside = sorted(f for f in path.glob("*.py") if not f.name.startswith("_")) if path.is_dir() else [path]
+        found = [f for f in inside if f.suffix == ".py" and f.is_file()]
         if not found:
             raise UsageError(f"--use {path}: no Python file there; name a .py file or a folder that holds some")
-        files += found
-    for file in files:
+        for file in found:
+            if not files.setdefault(file.name, file).samefile(file):
+                raise UsageError(f"--use {path}: {file} and {files[file.name]} have one name; rename one")
+    for file in files.values():
         _the_class(_load(file))
-    return tuple(files)
+    return tuple(files.values())
 
 
 def _load(file: Path) -> ModuleType:
-    """A user's file as a module; its content is part of the module's name, so two versions of one file can live together."""
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()[:12]
+    """A user's file as a module, named after place and content so that versions and runs' copies can live together."""
+    file = file.absolute()  # not resolved: a link's own name is the component's
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise UsageError(f"--use {file}: cannot be read: {error.strerror}") from error
+    digest = hashlib.sha256(str(file).encode("utf-8", "surrogateescape") + b"\0" + content).hexdigest()[:12]
     name = f"lossgeo_used_{digest}_{file.stem}"
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, file)
-    assert spec is not None and spec.loader is not None  # a .py file always has a loader
+    assert spec is not None, "a .py file always has a loader"
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # the user's own code may raise anything; the traceback is kept as the cause
+    except (Exception, SystemExit) as error:  # the user's own code may raise anything; the cause keeps the traceback
         del sys.modules[name]
-        raise UsageError(f"--use {file}: importing it failed: {type(error).__name__}: {error}") from error
+        own = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(file)]
+        where = f"{file}:{own[-1]}" if own else file
+        raise UsageError(f"--use {where}: importing it failed: {type(error).__name__}: {error}") from error
     return module
 
 
 def _the_class(module: ModuleType) -> type[Component]:
-    own = [
+    public = [
         value
         for name, value in vars(module).items()
         if isinstance(value, type) and issubclass(value, Component) and value.__module__ == module.__name__
-        if not name.startswith("_") and not inspect.isabstract(value)
+        if not name.startswith("_")
     ]
+    own = [cls for cls in dict.fromkeys(public) if not inspect.isabstract(cls)]
     if len(own) != 1:
-        raise UsageError(
-            f"{module.__file__}: holds {len(own)} public components; a file holds exactly one, of its own name"
-        )
+        lacking = [f"{c.__name__} lacks {', '.join(sorted(c.__abstractmethods__))}" for c in public if c not in own]
+        why = f" ({'; '.join(lacking)})" if lacking else ""
+        raise UsageError(f"{module.__file__}: holds {len(own)} public components{why}; a file holds exactly one")
+    if "name" in own[0].model_fields:
+        raise UsageError(f"{module.__file__}: `name` chooses the component in a recipe; call the field something else")
     return own[0]
 
 
-def _stem(module: ModuleType) -> str:
-    assert module.__file__ is not None  # components come from files
-    return Path(module.__file__).stem
+@cache
+def _stem(file: str) -> str:
+    return Path(file).stem
 
 
 def _folder(interface: type[Component]) -> str:
     return interface.__module__.rpartition(".")[2]
 
 
-def _kind(interface: type[Component]) -> str:
-    return interface.__name__.lower()
+def _kind(cls: type[Component]) -> str:
+    """The interface in a word, for one of its components too."""
+    return next((c for c in cls.__mro__ if Component in c.__bases__), cls).__name__.lower()
 
 
-def _hint(name: str, choices: list[str]) -> str:
-    near = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
-    return f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(choices) or 'none: there are none yet'}"
+def hint(name: str, choices: Iterable[str]) -> str:
+    """The way out for a misspelt name: the nearest choice, or all of them."""
+    near = difflib.get_close_matches(name.lower(), choices := list(choices), n=1, cutoff=0.5)
+    if not choices:
+        return "there are none to choose from"
+    return f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(choices)}"
 
 
 # --- reading and writing ---------------------------------------------------------------------------------------------
@@ -190,93 +238,115 @@ def _hint(name: str, choices: list[str]) -> str:
 def parse(cls: type[V], plain: Any, search: tuple[Path, ...] = (), keys: Keys = ()) -> tuple[V | None, list[Problem]]:
     """A value of `cls` (for an interface: of the component named in `plain`) and everything wrong with `plain`.
 
-    `plain` is what a YAML document can say. A component is written `{name: sgd, lr: 0.1}` or
-    just `sgd`. The value is None exactly when there are problems.
+    `plain` is what a YAML document can say. A component is written `{name: sgd, lr: 0.1}` or just `sgd`. The value is
+    None exactly when there are problems.
     """
     concrete: type[V] = cls
     fields = {"name": plain} if issubclass(cls, Component) and isinstance(plain, str) else plain
     if not isinstance(fields, dict):
         wanted = "a name or a mapping with `name`" if issubclass(cls, Component) else "a mapping of keys to values"
-        return None, [Problem(keys, f"should be {wanted}, not {_show(plain)}")]
+        return None, [Problem(keys, f"should be {wanted}, not {show(plain)}")]
     if issubclass(cls, Component):
         fields = dict(fields)
         name = fields.pop("name", None)
+        named = (*keys, "name") if fields is not plain and isinstance(plain, dict) and "name" in plain else keys
         if not isinstance(name, str):
-            return None, [Problem(keys, f"`name` is missing: it says which of the {_folder(cls)} to use")]
+            choices = ", ".join(names(cls, search))
+            return None, [Problem(named, f"`name` should say which of the {_folder(cls)} to use: {choices}")]
         try:
             concrete = find(cls, name, search)
         except UsageError as error:
-            return None, [Problem((*keys, "name") if isinstance(plain, dict) else keys, str(error))]
-        if concrete.extra is not None and importlib.util.find_spec(concrete.extra[0]) is None:  # type: ignore[attr-defined]
-            module, extra = concrete.extra  # type: ignore[attr-defined]
-            return None, [Problem(keys, f"{name!r} needs the package {module!r}: pip install 'lossgeo[{extra}]'")]
+            return None, [Problem(named, str(error))]
+        if concrete.extra is not None and importlib.util.find_spec(concrete.extra[0]) is None:
+            module, extra = concrete.extra
+            return None, [Problem(named, f"{name!r} needs the package {module!r}: pip install 'lossgeo[{extra}]'")]
     return _parse_fields(concrete, fields, search, keys)
 
 
 def _parse_fields(
-    cls: type[V], plain: dict[Any, Any], search: tuple[Path, ...], keys: Keys
+    cls: type[V], plain: dict[str, Any], search: tuple[Path, ...], keys: Keys
 ) -> tuple[V | None, list[Problem]]:
     known = cls.model_fields
-    problems = [
-        Problem((*keys, key), f"unknown key; {_hint(str(key), list(known))}") for key in plain if key not in known
-    ]
+    problems = [Problem((*keys, key), f"unknown key; {hint(key, known)}") for key in plain if key not in known]
     values: dict[str, Any] = {}
     broken: set[str] = set()
-    for key, value in plain.items():
+    for key, value in {**_taken_over(cls, search), **plain}.items():
         if key not in known:
             continue
-        value = _tuples(value)
-        member, many = _member(known[key].annotation)
-        if member is None or (value is None and not many):
-            values[key] = YES_NO.get(value.lower(), value) if _is_bool(known[key].annotation, value) else value
-            continue
-        if many and not isinstance(value, tuple):
-            problems.append(Problem((*keys, key), f"should be a list, not {_show(value)}"))
-            broken.add(key)
-            continue
-        items = [(value, (*keys, key))] if not many else [(v, (*keys, key, i)) for i, v in enumerate(value)]
-        parsed = [parse(member, item, search, where) for item, where in items]
-        wrong = [problem for _, found in parsed for problem in found]
-        problems += wrong
+        made, wrong = _parse_field(known[key].annotation, _tuples(value), search, (*keys, key))
         if wrong:
+            problems += wrong
             broken.add(key)
         else:
-            values[key] = tuple(v for v, _ in parsed) if many else parsed[0][0]
+            values[key] = made
     try:
-        made = cls.model_validate(values)
+        whole = cls.model_validate(values)
     except ValidationError as error:
-        for detail in error.errors(include_url=False):
-            where = tuple(detail["loc"])
-            if where and where[0] in broken:
-                continue  # a member that is already reported, and so counts as missing here
-            problems.append(_from_pydantic(cls, keys, where, dict(detail)))
-        made = None
-    if not problems:
-        return made, []
-    return None, list(dict.fromkeys(problems))
+        # a field that is already reported counts as missing here
+        details = [d for d in error.errors(include_url=False) if not d["loc"] or d["loc"][0] not in broken]
+        problems += _from_pydantic(cls, keys, details)
+        return None, problems
+    return (None, problems) if problems else (whole, [])
 
 
-def _from_pydantic(cls: type[Value], keys: Keys, where: Keys, detail: dict[str, Any]) -> Problem:
-    field = cls.model_fields.get(str(where[0])) if where else None
-    meaning = f" ({field.description})" if field is not None and field.description else ""
-    # in a union such as int | "full", pydantic appends the branch's own name to the way; it means nothing to a reader
-    readable = tuple(part for part in where if isinstance(part, int) or part in cls.model_fields)
-    if detail["type"] == "missing":
-        return Problem((*keys, *readable), f"is missing{meaning}")
-    message = str(detail["msg"]).removeprefix("Value error, ")
-    if message.startswith("Input should"):
-        message = f"{message.removeprefix('Input ')}, not {_show(detail['input'])}"
-    return Problem((*keys, *readable), f"{message}{meaning if where else ''}")
+def _taken_over(cls: type[Value], search: tuple[Path, ...]) -> dict[str, str]:
+    """The defaults whose name a file of the user's has taken: there too the user's component wins."""
+    taken = {file.stem for file in search}
+    defaults = {
+        key: f.default.component_name() for key, f in cls.model_fields.items() if isinstance(f.default, Component)
+    }
+    return {key: name for key, name in defaults.items() if name in taken}
+
+
+def _parse_field(annotation: Any, value: Any, search: tuple[Path, ...], keys: Keys) -> tuple[Any, list[Problem]]:
+    """The value of one field as pydantic takes it; for plain types pydantic itself says what is wrong."""
+    member, many = _member(annotation)
+    if member is None or (value is None and type(None) in get_args(annotation)):
+        return YES_NO.get(value.lower(), value) if annotation is bool and isinstance(value, str) else value, []
+    if not many:
+        return parse(member, value, search, keys)
+    if not isinstance(value, tuple):
+        return None, [Problem(keys, f"should be a list, not {show(value)}")]
+    parsed = [parse(member, item, search, (*keys, i)) for i, item in enumerate(value)]
+    return tuple(made for made, _ in parsed), [problem for _, wrong in parsed for problem in wrong]
+
+
+def _from_pydantic(cls: type[Value], keys: Keys, details: list[ErrorDetails]) -> list[Problem]:
+    """What pydantic found, one problem a place; the branches of a union, such as int | "full", make one sentence."""
+    found: dict[Keys, list[ErrorDetails]] = {}
+    for detail in details:
+        # in a union, pydantic adds the branch's own name to the way; it means nothing to a reader
+        where = tuple(part for i, part in enumerate(detail["loc"]) if i == 0 or isinstance(part, int))
+        found.setdefault(where, []).append(detail)
+    # of a union with a list, the branch that got into the list is the one that was meant
+    inner = [w for w in found if w == () or not any(len(o) > len(w) and o[: len(w)] == w for o in found)]
+    return [Problem((*keys, *where), _sentence(cls, where, found[where])) for where in inner]
+
+
+def _sentence(cls: type[Value], where: Keys, details: list[ErrorDetails]) -> str:
+    said = [str(detail["msg"]) for detail in details]
+    if not where:
+        return "; ".join(message.removeprefix("Value error, ") for message in said)
+    description = cls.model_fields[str(where[0])].description
+    meaning = f" ({description})" if description else ""
+    if details[0]["type"] == "missing":
+        return f"is missing{meaning}"
+    for pattern, words in READABLE:
+        said = [re.sub(pattern, words, message) for message in said]
+    first, *others = dict.fromkeys(said)
+    message = " or ".join([first, *(other.removeprefix("should be ") for other in others)])
+    given = "" if ", not " in message else f", not {show(details[0]['input'])}"
+    return f"{message}{given}{meaning}"
 
 
 def _member(annotation: Any) -> tuple[type[Value] | None, bool]:
     """The Value class inside an annotation, if any, and whether it comes as a tuple of them."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is tuple and len(arguments) == 2 and arguments[1] is ...:
-        return _member(arguments[0])[0], _member(arguments[0])[0] is not None
+        inside, _ = _member(arguments[0])
+        return inside, inside is not None
     if origin in (Union, UnionType):
-        inside = [m for m in (_member(a)[0] for a in arguments) if m is not None]
-        return (inside[0], False) if inside else (None, False)
+        return next((m for m in map(_member, arguments) if m[0] is not None), (None, False))
     if isinstance(annotation, type) and issubclass(annotation, Value):
         return annotation, False
     return None, False
@@ -287,22 +357,20 @@ def _tuples(value: Any) -> Any:
     return tuple(_tuples(item) for item in value) if isinstance(value, list | tuple) else value
 
 
-def _is_bool(annotation: Any, value: Any) -> bool:
-    return annotation is bool and isinstance(value, str)
-
-
-def _show(value: Any) -> str:
-    """A value in a message: short, and never megabytes of it."""
-    if isinstance(value, dict | tuple):
+def show(value: Any) -> str:
+    """A value in a message, as YAML has it: one short line, and never megabytes of it."""
+    if isinstance(value, dict | tuple | list):
         return f"a {'mapping' if isinstance(value, dict) else 'list'} of {len(value)}"
-    if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 128:
-        return f"an integer of {value.bit_length()} bits"
-    text = repr(value)
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value).replace("nan", ".nan").replace("inf", ".inf")
+    text = repr(value[:60] if isinstance(value, str) else value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def dump(value: Any) -> Any:
-    """The plain data that `parse` reads back as an equal value: every field, defaults included, in the fields' order."""
+    """The plain data that `parse` reads back as an equal value: every field, defaults too, in the fields' order."""
     if isinstance(value, Value):
         name = {"name": value.component_name()} if isinstance(value, Component) else {}
         return {**name, **{field: dump(getattr(value, field)) for field in type(value).model_fields}}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -19,6 +21,23 @@ def write_atomically(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
-    except OSError:
-        part.unlink(missing_ok=True)
-        raise
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error  # a full disk does not say which file
+    finally:
+        with suppress(OSError):  # it is there only where something went wrong
+            part.unlink()
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove what a killed writer left beside the files of a folder that nobody else is writing to."""
+    for part in folder.glob(".*.part"):
+        if part.is_file():
+            part.unlink()
+
+
+def set_aside(path: Path, mark: str) -> Path:
+    """Rename a file to a name of its own that ends in `.<mark>`, or `.<mark>2`, ...; returns the new path."""
+    names = (path.with_name(f"{path.name}.{mark}{number}") for number in ("", *itertools.count(2)))
+    free = next(name for name in names if not name.exists())
+    path.rename(free)
+    return free

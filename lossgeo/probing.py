@@ -3,53 +3,96 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Literal
 
 import torch
 
-from lossgeo.errors import RunError
+from lossgeo.containment import contained
+from lossgeo.errors import RunError, Stopped
+from lossgeo.files import set_aside
 from lossgeo.landscape import Memory
 from lossgeo.machine import pick_device
+from lossgeo.packing import restored
 from lossgeo.probes import Probe
 from lossgeo.runs import Run
-from lossgeo.training import Progress, restored
+from lossgeo.signals import Interrupt
+from lossgeo.tables import Table, read
+from lossgeo.training import Progress
 
 At = Literal["first", "last", "all"] | Sequence[int]
 
 
-def probe(run: Run, probes: Sequence[Probe], at: At, device: str | None = None) -> Iterator[Progress]:
-    """Measure `probes` on a run's checkpoints and add the rows to its tables; what is there already is not measured again.
+def probe(
+    folder: Path, probes: Sequence[Probe], at: At, interrupt: Interrupt, device: str | None = None
+) -> Iterator[Progress]:
+    """Measure `probes` on a run's checkpoints and add the rows to its tables; what is there already stays as it is.
 
-    With the run's own device and thread count a value equals, bit for bit, the one that the same probe gives in training.
+    With the run's own device and thread count a value equals, bit for bit, the one that the same probe gives in
+    training. Progress counts measurements. One checkpoint that cannot be read leaves the others to be measured.
 
     Raises:
-        RunError: the run is in use, has no checkpoint at such a step, or its data changed.
+        UsageError: the folder cannot be written.
+        RunError: the run is in use or was edited; it has no checkpoint at such a step, or one that cannot be read; its
+            data changed; the disk is full.
+        Stopped: a signal came; what was measured is kept.
     """
-    with run.locked():
-        torch.set_num_threads(int(run.manifest().get("threads", 1)))
+    run = Run.open(folder)
+    with run.locked(), contained(run):
+        torch.set_num_threads(1)  # the start as in training
         landscape, data = run.recipe.landscape(pick_device(device or run.recipe.device))
+        torch.set_num_threads(int(run.manifest().get("threads", 1)))
         run.check_data(data.sha256)
-        tables = {p.component_name(): run.table(p.component_name(), p.table()) for p in probes}
-        there = {(row["probe"], row["step"]) for table in tables.values() for row in table.rows}
-        for step in _chosen(list(run.checkpoints()), at, run):
-            missing = [p for p in probes if (p.key(), step) not in there]
-            if not missing:
+        tables: dict[str, Table] = {}
+        for p in probes:
+            if p.component_name() not in tables:
+                tables[p.component_name()], note = _opened(run, p)
+                yield Progress(0, 1, note=note)
+        there = {(row["probe"], row["step"]): row["failure"] for t in tables.values() for row in t.rows}
+        steps = _chosen(list(run.checkpoints()), at, run)
+        # a failure may have passed
+        todo = [(step, p) for step in steps for p in probes if there.get((p.key(), step), "missing") is not None]
+        broken = []
+        for number, (step, p) in enumerate(todo, start=1):
+            if interrupt:
+                raise Stopped(interrupt.signum)
+            memories: dict[str, Memory] = {p.key(): {}}
+            try:
+                tensors = run.load(step)
+            except RunError as error:
+                broken.append(str(error))
                 continue
-            memories: dict[str, Memory] = {p.key(): {} for p in missing}
-            point = restored(landscape, step, run.load(step), memories=memories)
-            for p in missing:
-                rows, _ = p.rows(landscape, point, memories[p.key()], run.recipe.seed)
-                for row in rows:
-                    tables[p.component_name()].append({"run": run.id} | row)
-                tables[p.component_name()].flush()
-                failed = next((row["failure"] for row in rows if row.get("failure")), None)
-                note = f"{run.folder}: {p.component_name()} at step {step} failed: {failed}" if failed else None
-                yield Progress(step, step, note=note)
+            point = restored(landscape, step, tensors, memories)
+            table = tables[p.component_name()]
+            if (p.key(), step) in there:
+                table.drop(p.key(), step)
+            rows, _ = p.rows(landscape, point, memories[p.key()], run.recipe.seed)
+            for row in rows:
+                table.append({"run": run.id} | row)
+            table.flush()
+            failed = next((row["failure"] for row in rows if row.get("failure")), None)
+            note = f"{run.folder}: {p.component_name()} at step {step} failed: {failed}" if failed else None
+            yield Progress(number, len(todo), note=note)
+        if broken:
+            raise RunError("; ".join(dict.fromkeys(broken)))
+
+
+def _opened(run: Run, probe: Probe) -> tuple[Table, str | None]:
+    """A probe's table; a torn one that training does not fill is set aside, with a sentence that says so."""
+    name = probe.component_name()
+    path = run.folder / f"{name}.parquet"
+    note = None
+    if path.exists() and name not in {p.component_name() for p in run.recipe.probes}:
+        try:
+            read(path)
+        except RunError:
+            note = f"{path} was torn and is kept as {set_aside(path, 'torn').name}; measure again what it held"
+    return run.table(name, probe.table()), note
 
 
 def _chosen(steps: list[int], at: At, run: Run) -> Sequence[int]:
     if not steps:
-        raise RunError(f"{run.folder}: has no checkpoint to measure on")
+        raise RunError("has no checkpoint to measure on")
     match at:
         case "first":
             return steps[:1]

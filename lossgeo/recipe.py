@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
 
-from lossgeo.component import Problem, Value, components, dump, file_of, find, parse
+from lossgeo.component import Problem, Value, components, dump, file_of, hint, names, parse
 from lossgeo.datasets import Data, Dataset
-from lossgeo.documents import Document, RecipeError, read_document
+from lossgeo.documents import MAX_BYTES, MAX_PROBLEMS, Document, RecipeError, read_document
 from lossgeo.errors import UsageError
 from lossgeo.landscape import Landscape
 from lossgeo.losses import Loss
@@ -29,7 +31,7 @@ from lossgeo.randomness import generator
 from lossgeo.reports import Report
 from lossgeo.schedules import Schedule
 from lossgeo.schedules.constant import Constant
-from lossgeo.sweeps import Setting, expand, override
+from lossgeo.sweeps import PARTS, Setting, expand, override
 from lossgeo.times import MAX_STEPS, Times
 
 
@@ -42,10 +44,9 @@ class Claim(Value):
 
     @model_validator(mode="after")
     def _known_report(self) -> Self:
-        try:
-            find(Report, self.report)
-        except UsageError as error:
-            raise ValueError(str(error)) from error
+        known = names(Report)
+        if self.report not in known:
+            raise ValueError(f"no report is named {self.report!r}; {hint(self.report, known)}")
         return self
 
 
@@ -66,14 +67,17 @@ class Checkpoints(Times):
 class Recipe(Value):
     """One fully resolved recipe."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$", description="names the folder under outputs/")
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$",
+        description="names the folder under outputs/; letters, digits, _ . -",
+    )
     claim: Claim | None = Field(default=None, description="what this recipe tests")
     model: Model = Field(description="the network")
     dataset: Dataset = Field(description="the data")
     loss: Loss = Field(description="the loss")
     optimizer: Optimizer = Field(description="the update rule")
     schedule: Schedule = Field(default=Constant(), description="factor on the learning rate over steps")
-    batch_size: int | Literal["full"] = Field(
+    batch_size: Annotated[int, Field(ge=1)] | Literal["full"] = Field(
         description="examples a step, drawn without replacement per epoch, or full"
     )
     steps: int | None = Field(default=None, ge=1, le=MAX_STEPS, description="length of the training in steps")
@@ -89,7 +93,7 @@ class Recipe(Value):
     device: str = Field(
         default="auto", pattern=r"^(auto|cpu|cuda(:[0-9]+)?|mps)$", description="auto: a GPU where there is one"
     )
-    threads: int | Literal["auto"] = Field(
+    threads: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = Field(
         default="auto", description="torch threads; auto: measured at the start, kept on resume"
     )
     log: Times = Field(default=Times(every=10), description="when a row of the table steps is written")
@@ -100,21 +104,20 @@ class Recipe(Value):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if (self.steps is None) == (self.epochs is None):
-            raise ValueError("give either `steps` or `epochs`")
-        for key in ("batch_size", "threads"):
-            if isinstance(value := getattr(self, key), int) and value < 1:
-                raise ValueError(f"`{key}` should be at least 1, not {value}")
-        kind = type(self.dataset).kind
-        if kind is not None and kind not in self.loss.accepts:
+            raise ValueError("give either `steps` or `epochs`, one of them")
+        kind = self.dataset.kind
+        if kind != "auto" and kind not in self.loss.accepts:
             loss, dataset = self.loss.component_name(), self.dataset.component_name()
             raise ValueError(
                 f"loss {loss!r} takes {' or '.join(self.loss.accepts)}, dataset {dataset!r} has {kind}; use `loss: mse`"
             )
         keys = [probe.key() for probe in self.probes]
-        if len(set(keys)) < len(keys):
-            raise ValueError(
-                "two probes measure the same thing; merge their schedules (`every`, `at` and `log` add up)"
-            )
+        for i, key in enumerate(keys):
+            if (first := keys.index(key)) < i:
+                raise ValueError(
+                    f"probes.{first} and probes.{i} measure the same thing; "
+                    "merge their schedules (`every`, `at` and `log` add up)"
+                )
         return self
 
     def landscape(self, device: torch.device | str) -> tuple[Landscape, Data]:
@@ -126,7 +129,8 @@ class Recipe(Value):
         data = self.dataset.load()
         if data.task.targets not in self.loss.accepts:
             raise UsageError(
-                f"loss {self.loss.component_name()!r} takes {' or '.join(self.loss.accepts)}, the data have {data.task.targets}"
+                f"loss {self.loss.component_name()!r} takes {' or '.join(self.loss.accepts)}, "
+                f"the data have {data.task.targets}"
             )
         if isinstance(self.batch_size, int) and self.batch_size > data.train.size:
             raise UsageError(
@@ -151,12 +155,17 @@ class Resolved:
         plain: dict[str, Any] = dump(self.recipe)
         return {key: value for key, value in plain.items() if value is not None}
 
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of every value, and of the content of the user's files."""
+        content = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in self.used}
+        text = json.dumps([self.plain, content], sort_keys=True, allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
     @property
     def id(self) -> str:
         """The first eight hex digits of the digest."""
-        content = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in self.used}
-        text = json.dumps([self.plain, content], sort_keys=True, allow_nan=False)
-        return hashlib.sha256(text.encode()).hexdigest()[:8]
+        return self.digest[:8]
 
     @property
     def slug(self) -> str:
@@ -189,13 +198,14 @@ def read_recipe(source: str, stdin: bytes | None = None) -> Document:
     if source == "-":
         return _named(read_document(stdin or b"", "<stdin>"), "stdin")
     path = Path(source)
-    if not path.is_file():
+    if not os.path.isfile(path):  # unlike Path.is_file it takes a name of any length
         shipped = {p.stem: p for p in sorted(shipped_recipes().glob("*.yaml"))}
         if source not in shipped:
             raise UsageError(f"{source}: no such file, nor a recipe of that name; shipped are {', '.join(shipped)}")
         path = shipped[source]
     try:
-        text = path.read_bytes()
+        with path.open("rb") as file:
+            text = file.read(MAX_BYTES + 1)  # enough to see that a file is too long
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
     return _named(read_document(text, str(path)), path.stem)
@@ -204,7 +214,8 @@ def read_recipe(source: str, stdin: bytes | None = None) -> Document:
 def _named(document: Document, name: str) -> Document:
     if "name" in document.plain:
         return document
-    return Document({"name": re.sub(r"[^A-Za-z0-9_.-]+", "-", name), **document.plain}, document.name, document.places)
+    word = re.sub(r"[^A-Za-z0-9_.-]+", "-", name).lstrip("_.-")[:100] or "recipe"
+    return replace(document, plain={"name": word, **document.plain})
 
 
 def shipped_recipes() -> Path:
@@ -221,23 +232,40 @@ def resolve(
     Raises:
         RecipeError: everything that is wrong, each with its place.
     """
-    lines: list[str] = []
+    changed = override(document, sets or [], sweeps or [])
+    lines = list(changed.complaints)
     runs: dict[str, Resolved] = {}
-    for resolved, setting in expand(override(document, sets or [], sweeps or [])):
-        recipe, problems = parse(Recipe, resolved.plain, search)
-        if recipe is None:
-            lines += resolved.error([_with_sweep_keys(p) for p in problems]).lines
-            continue
-        own = {file_of(component).resolve() for component in components(recipe)}
-        run = Resolved(recipe, setting, tuple(f for f in search if f.resolve() in own))
-        runs.setdefault(run.id, run)
+    try:
+        for resolved, setting in expand(changed):
+            recipe, problems = parse(Recipe, resolved.plain, search)
+            if recipe is None:
+                lines += _error(resolved, problems).lines
+                if len(lines) > MAX_PROBLEMS:
+                    break
+                continue
+            own = {file_of(component) for component in components(recipe)} if search else set()
+            run = Resolved(recipe, setting, tuple(f for f in search if f.absolute() in own))
+            same = runs.setdefault(run.id, run)
+            if same.digest != run.digest:
+                lines.append(f"{document.name}: two runs got the id {run.id} by chance; change the recipe's `name`")
+    except RecipeError as error:
+        # the sweep itself is wrong: say so together with what is wrong in any run
+        _, problems = parse(Recipe, {key: value for key, value in changed.plain.items() if key not in PARTS}, search)
+        always = [p for p in problems if p.keys and not p.message.startswith("is missing")]
+        lines += [*error.lines, *_error(changed, always).lines]
     if lines:
         raise RecipeError(lines)
     return list(runs.values())
 
 
-def _with_sweep_keys(problem: Problem) -> Problem:
+def _error(document: Document, problems: list[Problem]) -> RecipeError:
     """`sweep`, `zip` and `list` are keys of a file too, though no run has them."""
-    if len(problem.keys) == 1 and "unknown key" in problem.message and "choose from" in problem.message:
-        return Problem(problem.keys, f"{problem.message}, sweep, zip, list")
-    return problem
+    choices = [*Recipe.model_fields, *PARTS]
+    return document.error(
+        [
+            Problem(p.keys, f"unknown key; {hint(str(p.keys[0]), choices)}")
+            if len(p.keys) == 1 and p.keys[0] not in Recipe.model_fields
+            else p
+            for p in problems
+        ]
+    )

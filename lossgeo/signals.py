@@ -30,4 +30,4 @@ class Interrupt:
             yield self
         finally:
             for signum, handler in before.items():
-                signal.signal(signum, handler)
+                signal.signal(signum, handler or signal.SIG_DFL)  # None: it was not set from Python

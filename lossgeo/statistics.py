@@ -64,6 +64,13 @@ def bootstrap_interval(values: ArrayLike) -> tuple[float, float] | None:
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
 
+def mean_with_interval(name: str, values: Sequence[float]) -> dict[str, float | None]:
+    """The columns name, name_low, name_high over the finite values."""
+    finite = [float(value) for value in values if np.isfinite(value)]
+    low, high = bootstrap_interval(finite) or (None, None)
+    return {name: float(np.mean(finite)) if finite else None, f"{name}_low": low, f"{name}_high": high}
+
+
 def loglog_slope(x: ArrayLike, y: ArrayLike, groups: Sequence[Hashable]) -> Slope | None:
     """The exponent a of y ~ x^a: least squares of log y on log x within each group (a seed), mean over groups.
 

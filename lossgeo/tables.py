@@ -1,8 +1,8 @@
 """Rows and Parquet: fixed schemas with units and meanings in the field metadata, replaced whole and atomically.
 
 A table is rewritten as a whole at every flush. That is quadratic in principle, but a run logs thousands of rows, not
-millions (20 ms for 100,000 rows), and in return a reader finds a complete file at every moment, and a killed writer leaves
-the version before.
+millions (20 ms for 100,000 rows), and in return a reader finds a complete file at every moment, and a killed writer
+leaves the version before.
 """
 
 from __future__ import annotations
@@ -58,8 +58,11 @@ class Table:
         Raises:
             RunError: the file is torn or of another schema.
         """
-        table = cls(path, columns, read(path).to_pylist() if path.exists() else ())
-        if table.rows and set(table.rows[0]) != {c.name for c in table.columns}:
+        if not path.exists():
+            return cls(path, columns)
+        there = read(path)
+        table = cls(path, columns, there.to_pylist())
+        if set(there.column_names) != {c.name for c in table.columns}:
             raise RunError(f"{path}: has other columns than this version of lossgeo writes; train into another folder")
         return table
 
@@ -74,14 +77,24 @@ class Table:
         self._changed = self._changed or len(kept) != len(self.rows)
         self.rows = kept
 
+    def drop(self, probe: str, step: int) -> None:
+        """Drop what a probe measured at a step."""
+        self.keep(row.get("probe") != probe or row["step"] != step for row in self.rows)
+
     def flush(self) -> None:
-        """Write the table if it changed since the last flush; rows stand in the order of their steps."""
+        """Write the table if it changed since the last flush; rows stand in the order of their steps, then probes.
+
+        Raises:
+            OSError: the disk is full or read-only; the file is as it was.
+        """
         if not self._changed and self.path.exists():
             return
-        self.rows.sort(key=lambda row: (row["step"], row["replica"]))  # stable: rows of one step keep their order
+        # stable: the rows of one measurement keep their order, whenever it was made
+        self.rows.sort(key=lambda row: (row["step"], row["replica"], row.get("probe", "")))
         table = pa.Table.from_pylist(self.rows, schema=schema(self.columns))
         buffer = io.BytesIO()
-        pq.write_table(table, buffer, compression="zstd")
+        # checksums, because a disk that loses a page leaves a file whose footer is still whole
+        pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
         write_atomically(self.path, buffer.getvalue())
         self._changed = False
 
@@ -99,8 +112,11 @@ def read(path: Path) -> pa.Table:
         RunError: the file cannot be read as Parquet.
     """
     try:
-        return pq.read_table(path)
-    except (pa.ArrowInvalid, OSError) as error:
+        # opened once: by its path, pyarrow would open it again for the rows and could meet the version after
+        return pq.ParquetFile(pa.BufferReader(path.read_bytes()), page_checksum_verification=True).read()
+    except (pa.ArrowException, OSError) as error:
+        reason = " ".join(str(error).split())
         raise RunError(
-            f"{path}: not readable as Parquet ({error}); the same `lossgeo train` command computes it again"
+            f"{path}: not readable as Parquet ({reason}); "
+            "the command that made it, `lossgeo train` or `lossgeo probe`, makes it again"
         ) from error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from functools import lru_cache
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -41,7 +43,8 @@ class Times(Value):
 
     def following(self, step: int, steps: int) -> int:
         """The next step after `step` at which it is due, `steps` at the latest."""
-        later = [m for m in self._marks(steps) if m > step]
+        marks = self._marks(steps)
+        later = list(marks[bisect_right(marks, step) :][:1])
         if self.every is not None:
             later.append((step // self.every + 1) * self.every)
         return min([*later, steps])
@@ -55,8 +58,14 @@ class Times(Value):
         named = self.at is not None and ("first", "last")[which] in self.at
         return named or self.every is not None or self.log is not None or self.at is None
 
-    def _marks(self, steps: int) -> list[int]:
-        marks = [m for m in self.at or () if isinstance(m, int)]
-        if self.log is not None:
-            marks += [round(steps ** (i / self.log)) for i in range(self.log + 1)]  # 1 ... steps
-        return marks
+    def _marks(self, steps: int) -> tuple[int, ...]:
+        return _marks(self.at or (), self.log, steps)
+
+
+@lru_cache(maxsize=256)  # the loop asks after every step, and `log` may hold ten thousand
+def _marks(at: tuple[int | str, ...], log: int | None, steps: int) -> tuple[int, ...]:
+    """The steps that `at` and `log` name, in order."""
+    marks = {m for m in at if isinstance(m, int)}
+    if log is not None:
+        marks |= {round(steps ** (i / log)) for i in range(log + 1)}  # 1 ... steps
+    return tuple(sorted(marks))

@@ -1,28 +1,36 @@
 """The only training loop: steps, and between them what is due: log rows, evaluations, checkpoints, probes.
 
-At every step that something is due the order is: evaluate, checkpoint, probe. So a checkpoint holds the point before any
-probe saw it, and `lossgeo probe` on that checkpoint measures what the probe in the training measured.
+At every step that something is due the order is: evaluate, checkpoint, probe. So a checkpoint holds the point before
+any probe saw it, and `lossgeo probe` on that checkpoint measures what the probe in the training measured.
 """
 
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
 
-from lossgeo.datasets import Data
-from lossgeo.errors import RunError, Stopped
+from lossgeo.batches import batches
+from lossgeo.containment import contained
+from lossgeo.datasets import Data, Dataset
+from lossgeo.errors import RunError, Stopped, UsageError
+from lossgeo.files import set_aside
 from lossgeo.landscape import Landscape, Memory, Point
 from lossgeo.machine import cores, environment, fastest_threads, pick_device
+from lossgeo.packing import packed, restored
 from lossgeo.randomness import generator
-from lossgeo.runs import FINISHED, Manifest, Run, Tensors
+from lossgeo.recipe import Recipe
+from lossgeo.runs import FINISHED, Manifest, Run
 from lossgeo.signals import Interrupt
 from lossgeo.tables import Column, Row, Table, read
 from lossgeo.task import Examples
+from lossgeo.times import MAX_STEPS
 
 STEPS = (
     Column("epoch", "float", "epochs", "passes over the training data so far"),
@@ -40,7 +48,6 @@ EVALUATIONS = (
     Column("distance", "float", "parameter", "Euclidean distance from the start"),
 )
 
-GATHERED = 64 * 1024 * 1024  # bytes of shuffled examples laid out at a time; whole epochs of small data
 FLUSH_SECONDS = 10.0  # between two writes of the tables where no checkpoint comes first
 NEWS_SECONDS = 0.2  # between two reports of progress
 
@@ -62,64 +69,69 @@ def train(run: Run, interrupt: Interrupt, workers: int = 1) -> Iterator[Progress
 
     Raises:
         UsageError: data, model and loss do not fit together, or the folder cannot be written; nothing was.
-        RunError: the run is in use by another process, or its data changed since it was begun.
+        RunError: the run is in use by another process, its data changed since it was begun, the disk is full or gone
+            (what was written before is whole), or a component of the user's raised something.
         Stopped: a signal came; the checkpoint is written.
-        OSError: the disk is full or gone; what was written before is whole.
     """
     if finished(run):
         return
     torch.set_num_threads(1)  # whatever the count is later, the start is the same to the last bit
-    landscape, data = run.recipe.landscape(pick_device(run.recipe.device))
-    run.make()
+    with contained(run):
+        landscape, data = run.recipe.landscape(pick_device(run.recipe.device))
     with run.locked():
-        yield from _Training(run, landscape, data, interrupt, workers).loop()
+        if finished(run):  # by the process that held it until now
+            return
+        run.check_data(data.sha256)
+        with contained(run, noted=True):
+            edited = run.make()
+            yield from _Training(run, landscape, data, interrupt, workers, edited).loop()
 
 
 def finished(run: Run) -> bool:
-    """Whether nothing is left to train: the run has ended, and all its tables can be read."""
-    return run.manifest().get("status") in FINISHED and not _torn(run)
+    """Whether nothing is left to train: the run has ended, and its recipe and all its tables are as they were left.
+
+    Raises:
+        RunError: its manifest cannot be read, or its data changed since.
+    """
+    if run.manifest().get("status") not in FINISHED or _torn(run) or not run.untouched():
+        return False
+    with contained(run):
+        try:
+            run.check_data(_sha256(run.recipe.dataset))
+        except UsageError:  # data that are no longer there, or cannot be read here, are no reason to do anything
+            return True
+    return True
+
+
+@cache
+def _sha256(dataset: Dataset) -> str:
+    """Of a dataset's content now: runs of one sweep share it, and a file may change between two commands."""
+    return dataset.load().sha256
+
+
+def _tables(recipe: Recipe) -> dict[str, tuple[Column, ...]]:
+    """The tables that training fills, by name."""
+    return {"steps": STEPS, "evaluations": EVALUATIONS} | {p.component_name(): p.table() for p in recipe.probes}
 
 
 def _torn(run: Run) -> list[Path]:
-    """The run's tables that cannot be read."""
+    """The tables of the training that cannot be read."""
     torn = []
-    for path in sorted(run.folder.glob("*.parquet")):
+    for path in (run.folder / f"{name}.parquet" for name in _tables(run.recipe)):
         try:
-            read(path)
+            if path.exists():
+                read(path)
         except RunError:
             torn.append(path)
     return torn
 
 
-def batches(train: Examples, size: int, seed: int, step: int) -> Iterator[Examples]:
-    """The batches from `step` on: every epoch a new order without replacement, the last batch of an epoch ragged.
-
-    The order of an epoch is a function of the seed and the epoch alone, so a step number is all that resuming needs.
-    Examples are gathered many batches at a time and handed out as views. Those blocks begin at the same batches wherever
-    training resumes, since the alignment of a view in memory can change the last bit of a product.
-    """
-    if size >= train.size:
-        while True:
-            yield train
-    per_epoch = math.ceil(train.size / size)
-    example = train.inputs[0].numel() * train.inputs.element_size()
-    block = max(1, GATHERED // (size * example))  # batches in a block
-    epoch, skip = divmod(step, per_epoch)
-    while True:
-        order = torch.randperm(train.size, generator=generator(seed, "batches", epoch)).to(train.inputs.device)
-        for begin in range(skip // block * block, per_epoch, block):
-            rows = train.rows(order[begin * size : (begin + block) * size])
-            pieces = zip(rows.inputs.split(size), rows.targets.split(size), strict=True)
-            for number, piece in enumerate(pieces, start=begin):
-                if number >= skip:
-                    yield Examples(*piece)
-        epoch, skip = epoch + 1, 0
-
-
 class _Training:
     """One run on its way: the point, the probes' memories, the tables."""
 
-    def __init__(self, run: Run, landscape: Landscape, data: Data, interrupt: Interrupt, workers: int) -> None:
+    def __init__(
+        self, run: Run, landscape: Landscape, data: Data, interrupt: Interrupt, workers: int, notes: list[str]
+    ) -> None:
         self.run = run
         self.recipe = run.recipe
         self.landscape = landscape
@@ -135,15 +147,18 @@ class _Training:
         torch.set_num_threads(self.threads)
         self.start = landscape.start()
         first = landscape.evaluate(self.start, landscape.train).loss
-        self.limit = self.recipe.divergence * first if first > 0 else math.inf
-        self.notes: list[str] = []
+        # never infinite, so that an infinite loss is above it
+        self.limit = min(self.recipe.divergence * first, sys.float_info.max) if first > 0 else sys.float_info.max
+        self.notes = notes
         self.diverged: str | None = None  # why, once it has
         self.loss = first  # the last one seen
         self.noise = generator(self.recipe.seed, "noise")
         self.memories: dict[str, Memory] = {probe.key(): {} for probe in self.recipe.probes}
         self._describe(data)
-        self.point = self._resumed()
+        self.point = self._resumed(int(manifest.get("step", MAX_STEPS)))
         self.tables = self._opened()
+        # measured before: by a process that was killed after its last checkpoint, or by `lossgeo probe`
+        self.measured = {(r.get("probe"), r["step"]) for t in self.tables.values() for r in t.rows}
 
     def loop(self) -> Iterator[Progress]:
         """Train to the end; raises what `train` says."""
@@ -151,14 +166,14 @@ class _Training:
         stream = batches(self.landscape.train, self.batch_size, self.recipe.seed, self.point.step)
         told = written = time.perf_counter()
         while True:
-            if self.interrupt:
+            if self.interrupt and self.diverged is None:
                 self._checkpoint("stopped", "by a signal")
                 raise Stopped(self.interrupt.signum)
             ended = self._assess()
-            if ended or self.recipe.checkpoint.due(self.point.step, self.steps):
-                self._checkpoint("running")
-                written = time.perf_counter()
-            if self.diverged is None:
+            if self.diverged is None:  # a diverged point is nothing to go on from, nor to measure at
+                if ended or self.recipe.checkpoint.due(self.point.step, self.steps):
+                    self._checkpoint("running")
+                    written = time.perf_counter()
                 self._probe(ended)
             if ended:
                 break
@@ -210,37 +225,40 @@ class _Training:
                 rows, self.memories[probe.key()] = probe.rows(
                     self.landscape, self.point, self.memories[probe.key()], self.recipe.seed
                 )
+                if (probe.key(), self.point.step) in self.measured:
+                    self.tables[probe.component_name()].drop(probe.key(), self.point.step)
                 for row in rows:
                     self._row(probe.component_name(), row)
                 self.probing += time.perf_counter() - begin
 
     def _advance(self, stream: Iterator[Examples]) -> None:
-        """Take steps until something is due, a signal comes or the loss diverges; at least one."""
+        """Take steps until something is due, news of the progress too, or a signal comes or the loss diverges."""
         recipe, point, landscape = self.recipe, self.point, self.landscape
         optimizer, schedule, steps, limit = recipe.optimizer, recipe.schedule, self.steps, self.limit
         logged = recipe.log.due(point.step, steps)
         times = (recipe.log, recipe.evaluate, recipe.checkpoint, *recipe.probes)
         until = min(t.following(point.step, steps) for t in times)
+        news = time.perf_counter() + NEWS_SECONDS
         while point.step < until:
             lr = optimizer.lr * schedule.factor(point.step, steps)
             taken = optimizer.step(landscape, next(stream), point.theta, point.state, lr, self.noise)
             self.loss = loss = taken.loss.item()
-            if logged:
+            diverged = not loss <= limit  # NaN compares false
+            if logged or diverged:
                 norm = float(torch.linalg.vector_norm(taken.gradient))
                 self._row(
                     "steps", {"epoch": point.step / self.per_epoch, "loss": loss, "gradient_norm": norm, "lr": lr}
                 )
                 logged = False
+            if diverged:
+                self._diverge("batch", loss)
             point.theta, point.state = taken.theta, taken.state
             point.step += 1
-            if not loss <= limit:  # NaN compares false
-                self._diverge("batch", loss)
-                return
-            if self.interrupt:
+            if diverged or self.interrupt or time.perf_counter() > news:
                 return
 
     def _diverge(self, which: str, loss: float) -> None:
-        self.diverged = f"{which} loss {loss:.3g} by step {self.point.step}, above {self.limit:.3g}"
+        self.diverged = f"{which} loss {loss:.4g} at step {self.point.step}, not below the limit of {self.limit:.4g}"
 
     # --- what is kept ------------------------------------------------------------------------------------------------
 
@@ -264,10 +282,12 @@ class _Training:
         """Write tables and manifest, then everything that going on from here needs."""
         self._flush(status, reason)
         point = self.point
-        groups = {"state": point.state, "buffers": self.landscape.buffers()}
-        groups |= {f"memory/{key}": memory for key, memory in self.memories.items()}
-        tensors = {f"{group}/{name}": t for group, members in groups.items() for name, t in members.items()}
-        self.run.save(point.step, {"theta": point.theta, "noise": self.noise.get_state(), **tensors})
+        self.run.save(point.step, packed(self.landscape, point, self.noise, self.memories))
+        for step, path in self.run.checkpoints().items():
+            # one that a stop left between the due ones has served, and would set the run apart from one never stopped
+            served = step < point.step and not self.recipe.checkpoint.due(step, self.steps)
+            if served or (self.recipe.checkpoint.keep == "last" and step != point.step):
+                path.unlink()
 
     # --- beginning and going on --------------------------------------------------------------------------------------
 
@@ -281,7 +301,6 @@ class _Training:
 
     def _describe(self, data: Data) -> None:
         """Write down what the run is and what it runs on."""
-        self.run.check_data(data.sha256)
         described = {
             "name": self.recipe.dataset.component_name(),
             "source": data.source,
@@ -292,10 +311,8 @@ class _Training:
             "outputs": data.task.outputs,
         }
         self.run.note(
-            run=self.run.id,
-            recipe=self.recipe.name,
-            status="running",
             reason=None,
+            traceback=None,
             swept=self.run.resolved.swept,
             steps=self.steps,
             parameters=self.landscape.size,
@@ -305,58 +322,34 @@ class _Training:
             **environment(),
         )
 
-    def _resumed(self) -> Point:
-        """The point of the newest whole checkpoint, or the start."""
+    def _resumed(self, reached: int) -> Point:
+        """The point of the newest whole checkpoint up to the step `reached`, where the tables end; or the start."""
         theta = self.landscape.start()
         fresh = Point(0, theta, self.recipe.optimizer.init(self.landscape, theta))
         torn = _torn(self.run)
         if torn:
-            # rows before the checkpoint cannot be had back but by training again, which gives the same ones
+            # Rows before a checkpoint cannot be had back but by training again, which gives the same ones. From here on
+            # the tables end at step 0, so that no later checkpoint is gone on from before training has passed it.
+            self.run.note(step=0)
             for path in torn:
-                path.rename(path.with_suffix(".torn"))
-            self.notes.append(f"{torn[0]} was torn and is kept as {torn[0].stem}.torn; training again from the start")
+                aside = set_aside(path, "torn")
+                self.notes.append(f"{path} was torn and is kept as {aside.name}; training again from the start")
             return fresh
-        for step in reversed(self.run.checkpoints()):
+        for step in sorted((s for s in self.run.checkpoints() if s <= reached), reverse=True):
             try:
                 tensors = self.run.load(step)
             except RunError as error:
-                self.notes.append(str(error))
+                self.notes.append(f"{error}; an earlier one serves in its place")
                 continue
-            return restored(self.landscape, step, tensors, self.noise, self.memories)
+            return restored(self.landscape, step, tensors, self.memories, self.noise)
         return fresh
 
     def _opened(self) -> dict[str, Table]:
-        """The tables, without the rows that will be measured again."""
-        step, again = self.point.step, set(self.memories)
-        kinds = {"steps": STEPS, "evaluations": EVALUATIONS}
-        kinds |= {probe.component_name(): probe.table() for probe in self.recipe.probes}
-        tables = {name: self.run.table(name, columns) for name, columns in kinds.items()}
-        for table in tables.values():
-            table.keep(r["step"] < step or r.get("probe", "") not in {"", *again} for r in table.rows)
+        """The tables; rows of steps that are yet to come again are left out where nothing would replace them."""
+        tables = {name: self.run.table(name, columns) for name, columns in _tables(self.recipe).items()}
+        for name in ("steps", "evaluations"):
+            tables[name].keep(row["step"] < self.point.step for row in tables[name].rows)
         return tables
 
     def _progress(self, note: str | None = None) -> Progress:
         return Progress(self.point.step, self.steps, self.loss, note)
-
-
-def restored(
-    landscape: Landscape,
-    step: int,
-    tensors: Tensors,
-    noise: torch.Generator | None = None,
-    memories: dict[str, Memory] | None = None,
-) -> Point:
-    """The point of a checkpoint, with the landscape's buffers, the noise stream and the probes' memories set to it."""
-    groups: dict[str, dict[str, torch.Tensor]] = {}
-    for name, tensor in tensors.items():
-        group, _, member = name.rpartition("/")
-        groups.setdefault(group, {})[member] = tensor
-    landscape.restore(groups.get("buffers", {}))
-    if noise is not None:
-        noise.set_state(groups[""]["noise"])
-    for key in memories if memories is not None else ():
-        memories[key] = groups.get(f"memory/{key}", {})
-    theta = groups[""]["theta"].to(landscape.device)
-    # what stands beside theta lives where theta lives; counters and the like stay on the CPU
-    state = {n: t.to(theta.device) if t.shape == theta.shape else t for n, t in groups.get("state", {}).items()}
-    return Point(step, theta, state)

@@ -375,7 +375,7 @@ def test_tables_standardize_each_feature_with_train_moments_alone() -> None:
 
 def test_images_share_one_deviation() -> None:
     rng = np.random.default_rng(0)
-    inputs = rng.normal(size=(50, 1, 2, 2)) * [[1, 10], [0, 3]] + 7
+    inputs = rng.normal(size=(50, 1, 2, 2)) * [[1, 10], [0, 3]] + 0.1  # forty times 0.1, over forty, is not 0.1
     plain = _load(inputs, np.arange(50) % 2, standardize=False)
     data = _load(inputs, np.arange(50) % 2)
     train = plain.train.inputs.numpy() - plain.train.inputs.numpy().mean(0)
@@ -724,7 +724,7 @@ def test_a_pickle_in_an_npz_is_never_run() -> None:
         ({"path": "a.csv", "inputs": ()}, (), "`inputs` and `targets` should name at least one column"),
         ({"path": "a.csv", "kind": "value"}, ("kind",), "should be 'classes', 'values' or 'auto', not 'value'"),
         ({"path": "a.csv", "kind": "values", "label_noise": 0.5}, (), "the targets are values, not classes"),
-        ({"path": "a.csv", "shape": ()}, ("shape",), "Tuple should have at least 1 item"),
+        ({"path": "a.csv", "shape": ()}, ("shape",), "should have at least 1 item, not 0"),
     ],
 )
 def test_file_s_own_fields_are_checked(plain: dict[str, Any], key: tuple[str, ...], message: str) -> None:

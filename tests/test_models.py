@@ -148,13 +148,15 @@ def test_zero_is_zero_and_a_wrong_scheme_is_no_scheme(name: str) -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_second_derivatives_exist(name: str) -> None:
-    module = _build(find(Model, name)()).double()
+    model = find(Model, name)
+    smooth = {"activation": "tanh"} if "activation" in model.model_fields else {}  # differences break at a relu's kink
+    module = _build(model(**smooth)).double()
     parameters = list(module.parameters())
     loss = module(_inputs((1, 8, 8)).double()).square().mean()
     gradient = torch.autograd.grad(loss, parameters, create_graph=True)
     vector = [torch.randn(p.shape, generator=generator(1, "v"), dtype=p.dtype) for p in parameters]
     second = torch.autograd.grad(sum((g * v).sum() for g, v in zip(gradient, vector, strict=True)), parameters)
-    # the oracle: a central difference of first gradients; its error is O(h^2) where no kink is crossed
+    # the oracle: a central difference of first gradients; its error is O(h^2)
     h = 1e-6
     ends = []
     for sign in (1, -1):

@@ -2,57 +2,56 @@
 
 from __future__ import annotations
 
-import traceback
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 from lossgeo.component import Component
-from lossgeo.errors import LossgeoError, RunError, Stopped
+from lossgeo.errors import LossgeoError, Stopped
 from lossgeo.runs import Run
 from lossgeo.signals import Interrupt
-from lossgeo.training import Progress, train
+from lossgeo.training import Progress, finished
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended."""
+    """How the work on a run ended."""
 
     failure: str | None = None  # the reason, in one line
     exit_code: int = 0
+    stopped: bool = False  # by a signal, which is no failure
+
+
+News = Generator[tuple[Run, Progress | Outcome]]
 
 
 class Executor(Component):
     """Trains runs."""
 
     @abstractmethod
-    def train(self, runs: Sequence[Run], interrupt: Interrupt) -> Iterator[tuple[Run, Progress | Outcome]]:
+    def train(self, runs: Sequence[Run], interrupt: Interrupt) -> News:
         """News of the runs as they come; each run's last is its outcome. A failed run does not end the others.
 
-        Once `interrupt` is set, the runs at work are stopped, each with a checkpoint, and none is begun.
+        Once `interrupt` is set, the runs at work are stopped, each with a checkpoint, and none is begun. Closing the
+        generator stops them too.
         """
 
 
-def attempt(run: Run, interrupt: Interrupt, workers: int) -> Iterator[Progress | Outcome]:
-    """Train one run; whatever goes wrong becomes its outcome, and is written into its run.json."""
+def attempt(work: Iterator[Progress]) -> Iterator[Progress | Outcome]:
+    """The news of the work on one run; whatever goes wrong becomes its outcome, which is the last of them."""
     try:
-        yield from train(run, interrupt, workers)
+        yield from work
     except Stopped as stopped:
-        yield Outcome(str(stopped), stopped.exit_code)
+        yield Outcome(str(stopped), stopped.exit_code, stopped=True)
     except LossgeoError as error:
-        # nothing is noted in a folder that another process may hold, or that was never made
         yield Outcome(str(error), error.exit_code)
-    except Exception as error:  # a user's model may raise anything, and the other runs have to go on
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        yield Outcome(_noted(run, reason, traceback.format_exc()), RunError.exit_code)
     else:
         yield Outcome()
 
 
-def _noted(run: Run, reason: str, trace: str) -> str:
-    """Write the failure into run.json, if the disk takes it."""
+def ended(run: Run) -> Outcome | None:
+    """The outcome of a run on which no work is left, or cannot begin; None where there is some to do."""
     try:
-        run.note(status="failed", reason=reason, traceback=trace)
-    except OSError as error:
-        return f"{reason} (and run.json could not be written: {error.strerror})"
-    return reason
+        return Outcome() if finished(run) else None
+    except LossgeoError as error:
+        return Outcome(str(error), error.exit_code)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import multiprocessing
 import signal
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -15,11 +17,12 @@ from typing import Any, final
 from pydantic import Field
 
 from lossgeo.documents import Document
-from lossgeo.executors import Executor, Outcome, attempt
+from lossgeo.errors import LossgeoError, RunError, Stopped
+from lossgeo.executors import Executor, News, Outcome, attempt, ended
 from lossgeo.recipe import resolve
 from lossgeo.runs import Run
 from lossgeo.signals import Interrupt
-from lossgeo.training import Progress, finished
+from lossgeo.training import Progress, train
 
 TRIES = 2  # a worker may die of something that passes, such as memory that another program held
 PATIENCE = 0.5  # seconds between two looks at the interrupt
@@ -34,21 +37,22 @@ class Local(Executor):
 
     jobs: int = Field(default=1, ge=1, le=1024, description="worker processes")
 
-    def train(self, runs: Sequence[Run], interrupt: Interrupt) -> Iterator[tuple[Run, Progress | Outcome]]:
+    def train(self, runs: Sequence[Run], interrupt: Interrupt) -> News:
         waiting = []
         for run in runs:
-            if finished(run):
-                yield run, Outcome()
-            else:
+            outcome = ended(run)
+            if outcome is None:
                 waiting.append(run)
+            else:
+                yield run, outcome
         jobs = min(self.jobs, len(waiting))
         if jobs > 1:
-            yield from _train_in_workers(waiting, interrupt, jobs)
+            yield from _Crew(waiting, jobs, interrupt).train()
             return
         for run in waiting:
             if interrupt:
                 return
-            for news in attempt(run, interrupt, workers=1):
+            for news in attempt(train(run, interrupt)):
                 yield run, news
 
 
@@ -59,55 +63,98 @@ class _Worker:
     run: Run | None = None  # what it is at
 
 
-def _train_in_workers(runs: Sequence[Run], interrupt: Interrupt, jobs: int) -> Iterator[tuple[Run, Progress | Outcome]]:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["lossgeo.executors.local"])  # torch is imported once, not once a worker
-    waiting = deque(runs)
-    tries = {run.id: 0 for run in runs}
-    workers: list[_Worker] = []
-    told = False
-    try:
-        while waiting or any(w.run for w in workers):
-            if interrupt and not told:
-                waiting.clear()
-                for worker in workers:
-                    worker.process.terminate()  # SIGTERM: a checkpoint, then the end
-                told = True
-            while waiting and len(workers) < jobs:
-                workers.append(_begin(context, jobs))
-            for worker in workers:
-                if worker.run is None and waiting:
-                    worker.run = waiting.popleft()
-                    tries[worker.run.id] += 1
+class _Crew:
+    """Workers, the runs they are at, and the runs that wait."""
+
+    def __init__(self, runs: Sequence[Run], jobs: int, interrupt: Interrupt) -> None:
+        self.waiting = deque(runs)
+        self.tries = {run.id: 0 for run in runs}
+        self.jobs = jobs
+        self.interrupt = interrupt
+        self.told = False  # of the interrupt
+        self.workers: list[_Worker] = []
+
+    def train(self) -> News:
+        """The news of all runs; leaves no worker behind."""
+        _start_server()
+        try:
+            while self.waiting or any(worker.run for worker in self.workers):
+                if self.interrupt and not self.told:
+                    self._stop()
+                self._share_out()
+                at_work = [(worker, worker.run) for worker in self.workers if worker.run]
+                ready = wait([worker.connection for worker, _ in at_work], timeout=PATIENCE)
+                for worker, run in at_work:
+                    if worker.connection in ready:
+                        yield run, self._heard(worker, run)
+        finally:
+            self._dismiss()
+
+    def _stop(self) -> None:
+        self.told = True
+        self.waiting.clear()
+        for worker in self.workers:
+            worker.process.terminate()  # SIGTERM: a checkpoint, then the end
+
+    def _share_out(self) -> None:
+        """A run for every worker that has none."""
+        while self.waiting and len(self.workers) < self.jobs:
+            self.workers.append(_begin(self.jobs))
+        for worker in self.workers:
+            if worker.run is None and self.waiting:
+                worker.run = self.waiting.popleft()
+                self.tries[worker.run.id] += 1
+                with suppress(OSError):  # it is dead, which the next look at the connection finds
                     worker.connection.send(_letter(worker.run))
-            busy = [w for w in workers if w.run]
-            ready = wait([w.connection for w in busy], timeout=PATIENCE)
-            for worker in [w for w in busy if w.connection in ready]:
-                run = worker.run
-                assert run is not None  # it is busy
-                try:
-                    news = worker.connection.recv()
-                except (EOFError, ConnectionResetError):
-                    worker.process.join()
-                    workers.remove(worker)
-                    if tries[run.id] < TRIES and not interrupt:
-                        waiting.appendleft(run)
-                        note = f"{run.folder}: its worker {_death(worker.process)}; trying once more"
-                        yield run, Progress(0, 1, note=note)
-                    else:
-                        yield run, Outcome(f"its worker {_death(worker.process)}, {tries[run.id]} times", 1)
-                    continue
-                if isinstance(news, Outcome):
-                    worker.run = None
-                yield run, news
-    finally:
-        for worker in workers:
-            worker.connection.close()
-            worker.process.terminate()
+
+    def _heard(self, worker: _Worker, run: Run) -> Progress | Outcome:
+        try:
+            news: Progress | Outcome = worker.connection.recv()
+        except (EOFError, OSError):  # it is dead
+            return self._lost(worker, run)
+        if isinstance(news, Outcome):
+            worker.run = None
+        return news
+
+    def _lost(self, worker: _Worker, run: Run) -> Progress | Outcome:
+        worker.process.join()
+        self.workers.remove(worker)
+        if self.interrupt and worker.process.exitcode == -signal.SIGTERM:  # told to stop before it could listen
+            stopped = Stopped(self.interrupt.signum)
+            return Outcome(str(stopped), stopped.exit_code, stopped=True)
+        if self.interrupt or self.tries[run.id] == TRIES:
+            times = f", {TRIES} times" if self.tries[run.id] == TRIES else ""
+            return Outcome(f"its worker {_death(worker.process)}{times}", RunError.exit_code)
+        self.waiting.appendleft(run)
+        return Progress(0, 1, note=f"{run.folder}: its worker {_death(worker.process)}; trying once more")
+
+    def _dismiss(self) -> None:
+        for worker in self.workers:
+            worker.connection.close()  # an idle one ends by itself
+            if worker.run:
+                worker.process.terminate()
+        for worker in self.workers:
             worker.process.join()
 
 
-def _begin(context: Any, jobs: int) -> _Worker:
+def _start_server() -> None:
+    """Start the process that workers are forked from, so that torch is imported once and not once a worker.
+
+    It must outlive signals that go to the whole group (Ctrl-C, a batch system's SIGTERM), since its workers have to
+    write a checkpoint first; it ends with this process. A signal that is blocked stays blocked in a new program, and
+    one that comes here meanwhile waits.
+    """
+    multiprocessing.set_forkserver_preload(["lossgeo.executors.local"])
+    resource_tracker.ensure_running()  # which would unblock the signals again, if the server had to start it
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _begin(jobs: int) -> _Worker:
+    context = multiprocessing.get_context("forkserver")
     ours, theirs = context.Pipe()
     process = context.Process(target=_work, args=(theirs, jobs), daemon=True)
     process.start()
@@ -124,27 +171,37 @@ def _death(process: ForkServerProcess) -> str:
 
 def _letter(run: Run) -> tuple[Any, ...]:
     """A run as plain data: a user's component classes cannot travel between processes, their files can."""
-    return run.resolved.plain, run.resolved.swept, run.resolved.used, run.folder
+    return run.resolved.plain, run.resolved.swept, run.resolved.used, run.folder, run.id
 
 
 def _work(connection: Connection, jobs: int) -> None:
     """Train the runs that come through the connection until it closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to all; the parent passes it on as SIGTERM
     interrupt = Interrupt()
-    with interrupt.listening(signal.SIGTERM):
-        while not interrupt:
-            try:
-                plain, swept, used, folder = connection.recv()
-            except EOFError:
-                return
-            run = _opened(plain, swept, used, folder)
-            for news in attempt(run, interrupt, jobs):
-                try:
-                    connection.send(news)
-                except BrokenPipeError:
-                    return  # the parent is gone; the last checkpoint stands
+    with interrupt.listening(signal.SIGTERM):  # SIGINT stays blocked: the parent passes a Ctrl-C on as SIGTERM
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+        try:
+            while not interrupt:
+                _answer(connection, connection.recv(), interrupt, jobs)
+        except (EOFError, OSError, KeyboardInterrupt):
+            return  # nobody is there any more, or nobody wants to wait
 
 
-def _opened(plain: dict[str, Any], swept: dict[str, Any], used: tuple[Path, ...], folder: Path) -> Run:
+def _answer(connection: Connection, letter: tuple[Any, ...], interrupt: Interrupt, jobs: int) -> None:
+    """Train the run of a letter and send the news of it."""
+    try:
+        run = _opened(*letter)
+    except LossgeoError as error:
+        connection.send(Outcome(str(error), error.exit_code))
+        return
+    for news in attempt(train(run, interrupt, jobs)):
+        try:
+            connection.send(news)
+        except OSError:  # the parent is gone: what a signal does, a checkpoint and the end
+            interrupt.signum = interrupt.signum or signal.SIGTERM
+
+
+def _opened(plain: dict[str, Any], swept: dict[str, Any], used: tuple[Path, ...], folder: Path, run_id: str) -> Run:
     (found,) = resolve(Document(plain, "recipe"), search=used)
-    return Run(type(found)(found.recipe, swept, found.used), folder)
+    if found.id != run_id:
+        raise RunError("a component's file was changed since the command began; give the command again")
+    return Run(type(found)(found.recipe, swept, found.used), folder, run_id)

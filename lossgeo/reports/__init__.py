@@ -1,9 +1,12 @@
-"""Reports: tables in, an answer out. A report reads a `Study` and never imports torch."""
+"""Reports: tables in, an answer out. A report reads a `Study` and never imports torch.
+
+This interface imports neither pandas nor scipy: a recipe names its report, and training would wait for them.
+"""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,11 +14,11 @@ import numpy as np
 from pydantic import Field
 
 from lossgeo.component import Component
-from lossgeo.statistics import bootstrap_interval
-from lossgeo.study import Study
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from lossgeo.study import Study
 
 Row = dict[str, Any]
 
@@ -61,13 +64,6 @@ def plain(value: Any) -> Any:
 def label(value: Any) -> str:
     """A setting in a legend or a sentence: 0.3, whatever the arithmetic of a sweep left behind it."""
     return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-def mean_with_interval(name: str, values: Sequence[float]) -> Row:
-    """The columns name, name_low, name_high over the finite values."""
-    finite = [float(value) for value in values if np.isfinite(value)]
-    low, high = bootstrap_interval(finite) or (None, None)
-    return {name: float(np.mean(finite)) if finite else None, f"{name}_low": low, f"{name}_high": high}
 
 
 def choice_note(study: Study, operator: str, probe: str | None) -> list[str]:

@@ -16,8 +16,8 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from lossgeo.reports import Operator, Probe, Report, Row, Summary, choice_note, label, mean_with_interval, plain
-from lossgeo.statistics import FEWEST, Slope, loglog_slope
+from lossgeo.reports import Operator, Probe, Report, Row, Summary, choice_note, label, plain
+from lossgeo.statistics import FEWEST, Slope, loglog_slope, mean_with_interval
 from lossgeo.study import Run, Study, last, natural
 
 if TYPE_CHECKING:

@@ -1,0 +1,38 @@
+"""The order in which training sees its examples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+
+from lossgeo.randomness import generator
+from lossgeo.task import Examples
+
+GATHERED = 64 * 1024 * 1024  # bytes of shuffled examples laid out at a time; whole epochs of small data
+
+
+def batches(train: Examples, size: int, seed: int, step: int) -> Iterator[Examples]:
+    """The batches from `step` on: every epoch a new order without replacement, the last batch of an epoch ragged.
+
+    The order of an epoch is a function of the seed and the epoch alone, so a step number is all that resuming needs.
+    Examples are gathered many batches at a time and handed out as views. Those blocks begin at the same batches
+    wherever training resumes, since the alignment of a view in memory can change the last bit of a product.
+    """
+    if size >= train.size:
+        while True:
+            yield train
+    per_epoch = math.ceil(train.size / size)
+    example = train.inputs[0].numel() * train.inputs.element_size()
+    block = max(1, GATHERED // (size * example))  # batches in a block
+    epoch, skip = divmod(step, per_epoch)
+    while True:
+        order = torch.randperm(train.size, generator=generator(seed, "batches", epoch)).to(train.inputs.device)
+        for begin in range(skip // block * block, per_epoch, block):
+            rows = train.rows(order[begin * size : (begin + block) * size])
+            pieces = zip(torch.split(rows.inputs, size), torch.split(rows.targets, size), strict=True)
+            for number, piece in enumerate(pieces, start=begin):
+                if number >= skip:
+                    yield Examples(*piece)
+        epoch, skip = epoch + 1, 0

@@ -1,0 +1,39 @@
+"""A point as the named tensors of a checkpoint, and back: all that going on from there, or measuring there, needs."""
+
+from __future__ import annotations
+
+import torch
+
+from lossgeo.landscape import Landscape, Memory, Point
+from lossgeo.runs import Tensors
+
+
+def packed(landscape: Landscape, point: Point, noise: torch.Generator, memories: dict[str, Memory]) -> Tensors:
+    """`theta`, `noise`, `state/<name>` of the optimizer, `buffers/<name>` of the model, `memory/<probe>/<name>`."""
+    groups = {"state": point.state, "buffers": landscape.buffers()}
+    groups |= {f"memory/{key}": memory for key, memory in memories.items()}
+    tensors = {f"{group}/{name}": t for group, members in groups.items() for name, t in members.items()}
+    return {"theta": point.theta, "noise": noise.get_state(), **tensors}
+
+
+def restored(
+    landscape: Landscape,
+    step: int,
+    tensors: Tensors,
+    memories: dict[str, Memory],
+    noise: torch.Generator | None = None,
+) -> Point:
+    """The point in such tensors; sets the landscape's buffers, the probes' memories and the noise stream to it."""
+    groups: dict[str, dict[str, torch.Tensor]] = {}
+    for name, tensor in tensors.items():
+        group, _, member = name.rpartition("/")
+        groups.setdefault(group, {})[member] = tensor
+    landscape.restore(groups.get("buffers", {}))
+    if noise is not None:
+        noise.set_state(groups[""]["noise"])
+    for key in memories:
+        memories[key] = groups.get(f"memory/{key}", {})
+    theta = groups[""]["theta"].to(landscape.device)
+    # what stands beside theta lives where theta lives; counters and the like stay on the CPU
+    state = {n: t.to(theta.device) if t.shape == theta.shape else t for n, t in groups.get("state", {}).items()}
+    return Point(step, theta, state)

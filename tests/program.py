@@ -1,0 +1,173 @@
+"""The real program, and runs trained in this process, as the tests of everything around training need them.
+
+The program takes seconds to start, so tests share what one start can show, and train in this process where the boundary
+between processes is not the point.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import yaml
+
+from lossgeo.component import used_files
+from lossgeo.documents import Document
+from lossgeo.recipe import resolve
+from lossgeo.runs import Run
+from lossgeo.signals import Interrupt
+from lossgeo.training import Progress, train
+
+TIMES = ("seconds",)  # columns that differ between two equal runs
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
+
+RECIPE: dict[str, Any] = {
+    "name": "tiny",
+    "model": {"name": "mlp", "hidden": [8]},
+    "dataset": "digits",
+    "loss": "cross_entropy",
+    "optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.9},
+    "batch_size": 64,
+    "steps": 60,
+    "threads": 1,
+    "device": "cpu",
+    "evaluate": {"every": 20},
+    "checkpoint": {"every": 20},
+}
+
+EIGENVALUES = {"name": "eigenvalues", "top": 2, "bottom": 1, "samples": 200, "budget": 40}
+TRACE = {"name": "trace", "vectors": 4, "samples": 200}
+
+
+# --- the program -----------------------------------------------------------------------------------------------------
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "lossgeo", *map(str, arguments)]
+
+
+def lossgeo(*arguments: object, cwd: Path, stdin: str | None = None, timeout: float = 120, **environment: str) -> Any:
+    """Run the program to its end."""
+    return subprocess.run(
+        command(*arguments),
+        cwd=cwd,
+        input=stdin,
+        stdin=subprocess.DEVNULL if stdin is None else None,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env=ENVIRONMENT | environment,
+        check=False,
+    )
+
+
+def start(*arguments: object, cwd: Path, **options: Any) -> subprocess.Popen[str]:
+    """Start the program in a process group of its own and go on."""
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
+    return subprocess.Popen(
+        command(*arguments), cwd=cwd, env=ENVIRONMENT, text=True, start_new_session=True, **pipes
+    )
+
+
+def shell(script: str, cwd: Path, timeout: float = 120) -> Any:
+    """Run a bash script in which `lossgeo` is the program; its last lines may print ${PIPESTATUS[@]}."""
+    whole = f'lossgeo() {{ "{sys.executable}" -m lossgeo "$@"; }}\n{script}'
+    return subprocess.run(
+        ["bash", "-c", whole], cwd=cwd, capture_output=True, text=True, timeout=timeout, env=ENVIRONMENT, check=False
+    )
+
+
+def until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    """Wait for something that another process does."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.01)
+
+
+# --- runs ------------------------------------------------------------------------------------------------------------
+
+
+def recipe(**changes: Any) -> dict[str, Any]:
+    """The tiny recipe with some keys changed; None takes a key out."""
+    return {key: value for key, value in (RECIPE | changes).items() if value is not None}
+
+
+def written(folder: Path, file: str = "tiny.yaml", **changes: Any) -> Path:
+    """The tiny recipe as a file."""
+    path = folder / file
+    path.write_text(yaml.safe_dump(recipe(**changes), sort_keys=False))
+    return path
+
+
+def runs(out: Path, use: Sequence[Path] = (), **changes: Any) -> list[Run]:
+    """The runs of the changed recipe, not trained yet."""
+    search = used_files(use)
+    return [Run.under(out, found) for found in resolve(Document(recipe(**changes), "test"), search=search)]
+
+
+def a_run(out: Path, use: Sequence[Path] = (), **changes: Any) -> Run:
+    (run,) = runs(out, use, **changes)
+    return run
+
+
+def news(run: Run, interrupt: Interrupt | None = None) -> list[Progress]:
+    """Train in this process; what was told on the way."""
+    return list(train(run, interrupt or Interrupt()))
+
+
+def trained(out: Path, use: Sequence[Path] = (), **changes: Any) -> Run:
+    """The one run of the changed recipe, trained in this process."""
+    run = a_run(out, use, **changes)
+    news(run)
+    return run
+
+
+def train_in_child(out: Path, changes: dict[str, Any], die_at_write: int | None = None) -> None:
+    """What a child process does: train, and if asked to, be killed where the n-th file is written but not yet renamed."""
+    if die_at_write is not None:
+        rename, count = Path.replace, iter(range(1, 10**9))
+
+        def replace(self: Path, target: Any) -> Path:
+            if next(count) == die_at_write:
+                with self.open("r+b") as part:  # and the file is torn, as after a crash
+                    part.truncate(self.stat().st_size // 2)
+                os.kill(os.getpid(), signal.SIGKILL)
+            return rename(self, target)
+
+        Path.replace = replace  # type: ignore[method-assign]  # in this process alone
+    trained(out, **changes)
+
+
+def manifest(folder: Path) -> dict[str, Any]:
+    facts: dict[str, Any] = json.loads((folder / "run.json").read_bytes())
+    return facts
+
+
+def rows(folder: Path, table: str) -> list[dict[str, Any]]:
+    return pq.read_table(folder / f"{table}.parquet").to_pylist()
+
+
+def tables(folder: Path, without: Sequence[str] = TIMES) -> dict[str, list[str]]:
+    """Every table, every row and every column but the times; a row as text, so that a NaN equals itself."""
+    return {
+        file.stem: [repr({k: v for k, v in row.items() if k not in without}) for row in rows(folder, file.stem)]
+        for file in sorted(folder.glob("*.parquet"))
+    }
+
+
+def checkpoints(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in sorted((folder / "checkpoints").iterdir())}
+
+
+def content(folder: Path) -> tuple[dict[str, list[str]], dict[str, bytes]]:
+    """All that two equal runs share, to the last bit."""
+    return tables(folder), checkpoints(folder)
