@@ -87,7 +87,8 @@ class Component(Value):
             concrete = [find(cls, name) for name in names(cls)]
             bare = [c.component_name() for c in concrete if not any(f.is_required() for f in c.model_fields.values())]
             by_name = {"enum": bare, "description": f"any of the {_folder(cls)}, with its defaults"}
-            return {"anyOf": [*([by_name] if bare else []), *(handler(c.__pydantic_core_schema__) for c in concrete)]}
+            mappings = [c.__get_pydantic_json_schema__(c.__pydantic_core_schema__, handler) for c in concrete]
+            return {"anyOf": [*([by_name] if bare else []), *mappings]}
         schema = handler.resolve_ref_schema(super().__get_pydantic_json_schema__(core, handler))
         name = {"const": cls.component_name(), "description": summary(cls)}
         schema["properties"] = {"name": name, **schema.get("properties", {})}
@@ -140,7 +141,9 @@ def find(interface: type[C], name: str, search: Iterable[Path] = ()) -> type[C]:
     )
     if not known:
         kind = _kind(interface)
-        raise UsageError(f"no {kind} is named {show(name)}; {other}{hint(name, names(interface, search))}")
+        way_out = hint(name, names(interface, search))
+        own = "" if way_out.startswith("did you mean") else ", or bring your own with --use PATH"
+        raise UsageError(f"no {kind} is named {show(name)}; {other}{way_out}{own}")
     return _the_class(importlib.import_module(module_name))  # type: ignore[return-value]  # by the folder's conformance test
 
 

@@ -37,7 +37,7 @@ def remove_parts(folder: Path) -> None:
 
 def set_aside(path: Path, mark: str) -> Path:
     """Rename a file to a name of its own that ends in `.<mark>`, or `.<mark>2`, ...; returns the new path."""
-    names = (path.with_name(f"{path.name}.{mark}{number}") for number in ("", *itertools.count(2)))
+    names = (path.with_name(f"{path.name}.{mark}{n}") for n in itertools.chain([""], itertools.count(2)))
     free = next(name for name in names if not name.exists())
     path.rename(free)
     return free

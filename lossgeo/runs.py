@@ -203,7 +203,7 @@ def _manifest(folder: Path) -> Manifest:
     path = folder / "run.json"
     try:
         made = json.loads(path.read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, ValueError) as error:
         raise RunError(f"{path}: cannot be read ({error}); {WITHOUT_MANIFEST}") from error

@@ -135,7 +135,8 @@ def _axes(document: Document, part: str, problems: list[Problem]) -> dict[str, t
         if isinstance(values, str):
             problems.append(Problem((part, key), values))
         else:
-            axes[key] = tuple(_Choice(value, document.place((part, key, i))) for i, value in enumerate(values))
+            # the axis and not the value: a misspelt key is one complaint, however many values it has
+            axes[key] = tuple(_Choice(value, document.place((part, key))) for value in values)
     return axes
 
 

@@ -112,8 +112,10 @@ def read(path: Path) -> pa.Table:
         RunError: the file cannot be read as Parquet.
     """
     try:
-        # opened once: by its path, pyarrow would open it again for the rows and could meet the version after
-        return pq.ParquetFile(pa.BufferReader(path.read_bytes()), page_checksum_verification=True).read()
+        # Opened once: by its path, pyarrow would open it again for the rows and could meet the version after. Without
+        # threads, since a command that ends while they still start is aborted (exit code 134, seen in one of four).
+        whole = pq.ParquetFile(pa.BufferReader(path.read_bytes()), page_checksum_verification=True)
+        return whole.read(use_threads=False)
     except (pa.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())
         raise RunError(

@@ -93,7 +93,7 @@ def finished(run: Run) -> bool:
     Raises:
         RunError: its manifest cannot be read, or its data changed since.
     """
-    if run.manifest().get("status") not in FINISHED or _torn(run) or not run.untouched():
+    if run.manifest().get("status") not in FINISHED or _lost(run) or not run.untouched():
         return False
     with contained(run):
         try:
@@ -105,7 +105,7 @@ def finished(run: Run) -> bool:
 
 @cache
 def _sha256(dataset: Dataset) -> str:
-    """Of a dataset's content now: runs of one sweep share it, and a file may change between two commands."""
+    """Of a dataset's content now, read once a process: the runs of a sweep share it."""
     return dataset.load().sha256
 
 
@@ -114,16 +114,17 @@ def _tables(recipe: Recipe) -> dict[str, tuple[Column, ...]]:
     return {"steps": STEPS, "evaluations": EVALUATIONS} | {p.component_name(): p.table() for p in recipe.probes}
 
 
-def _torn(run: Run) -> list[Path]:
-    """The tables of the training that cannot be read."""
-    torn = []
+def _lost(run: Run) -> list[Path]:
+    """The tables of the training that cannot be read, or are gone."""
+    begun = "step" in run.manifest()  # which is noted after the first of all tables were written
+    lost = []
     for path in (run.folder / f"{name}.parquet" for name in _tables(run.recipe)):
         try:
-            if path.exists():
+            if begun or path.exists():
                 read(path)
         except RunError:
-            torn.append(path)
-    return torn
+            lost.append(path)
+    return lost
 
 
 class _Training:
@@ -170,11 +171,14 @@ class _Training:
                 self._checkpoint("stopped", "by a signal")
                 raise Stopped(self.interrupt.signum)
             ended = self._assess()
-            if self.diverged is None:  # a diverged point is nothing to go on from, nor to measure at
-                if ended or self.recipe.checkpoint.due(self.point.step, self.steps):
-                    self._checkpoint("running")
-                    written = time.perf_counter()
-                self._probe(ended)
+            if self.diverged is not None:  # such a point is nothing to go on from, nor to measure at
+                self._clear()
+                break
+            if ended or self.recipe.checkpoint.due(self.point.step, self.steps):
+                self._checkpoint("running")
+                self._clear()
+                written = time.perf_counter()
+            self._probe(ended)
             if ended:
                 break
             self._advance(stream)
@@ -283,10 +287,16 @@ class _Training:
         self._flush(status, reason)
         point = self.point
         self.run.save(point.step, packed(self.landscape, point, self.noise, self.memories))
+
+    def _clear(self) -> None:
+        """Remove the checkpoints that have served: with `keep: last` all but the last, else those that a stop left.
+
+        A stop writes one between the due ones; kept, it would set the run apart from one that was never stopped.
+        """
+        only_last = self.recipe.checkpoint.keep == "last" and self.diverged is None
         for step, path in self.run.checkpoints().items():
-            # one that a stop left between the due ones has served, and would set the run apart from one never stopped
-            served = step < point.step and not self.recipe.checkpoint.due(step, self.steps)
-            if served or (self.recipe.checkpoint.keep == "last" and step != point.step):
+            between = step < self.point.step and not self.recipe.checkpoint.due(step, self.steps)
+            if between or (only_last and step != self.point.step):
                 path.unlink()
 
     # --- beginning and going on --------------------------------------------------------------------------------------
@@ -326,14 +336,14 @@ class _Training:
         """The point of the newest whole checkpoint up to the step `reached`, where the tables end; or the start."""
         theta = self.landscape.start()
         fresh = Point(0, theta, self.recipe.optimizer.init(self.landscape, theta))
-        torn = _torn(self.run)
-        if torn:
+        lost = _lost(self.run)
+        if lost:
             # Rows before a checkpoint cannot be had back but by training again, which gives the same ones. From here on
             # the tables end at step 0, so that no later checkpoint is gone on from before training has passed it.
             self.run.note(step=0)
-            for path in torn:
-                aside = set_aside(path, "torn")
-                self.notes.append(f"{path} was torn and is kept as {aside.name}; training again from the start")
+            for path in lost:
+                fate = f"was torn and is kept as {set_aside(path, 'torn').name}" if path.exists() else "is gone"
+                self.notes.append(f"{path} {fate}; training again from the start")
             return fresh
         for step in sorted((s for s in self.run.checkpoints() if s <= reached), reverse=True):
             try:

@@ -16,15 +16,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
+from safetensors.torch import load_file
 
 from lossgeo.component import used_files
-from lossgeo.documents import Document
+from lossgeo.documents import read_document
 from lossgeo.recipe import resolve
 from lossgeo.runs import Run
 from lossgeo.signals import Interrupt
-from lossgeo.training import Progress, train
+from lossgeo.training import Progress, _sha256, train
 
 TIMES = ("seconds",)  # columns that differ between two equal runs
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -72,9 +74,7 @@ def lossgeo(*arguments: object, cwd: Path, stdin: str | None = None, timeout: fl
 def start(*arguments: object, cwd: Path, **options: Any) -> subprocess.Popen[str]:
     """Start the program in a process group of its own and go on."""
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
-    return subprocess.Popen(
-        command(*arguments), cwd=cwd, env=ENVIRONMENT, text=True, start_new_session=True, **pipes
-    )
+    return subprocess.Popen(command(*arguments), cwd=cwd, env=ENVIRONMENT, text=True, start_new_session=True, **pipes)
 
 
 def shell(script: str, cwd: Path, timeout: float = 120) -> Any:
@@ -111,7 +111,8 @@ def written(folder: Path, file: str = "tiny.yaml", **changes: Any) -> Path:
 def runs(out: Path, use: Sequence[Path] = (), **changes: Any) -> list[Run]:
     """The runs of the changed recipe, not trained yet."""
     search = used_files(use)
-    return [Run.under(out, found) for found in resolve(Document(recipe(**changes), "test"), search=search)]
+    document = read_document(yaml.safe_dump(recipe(**changes)).encode(), "test")
+    return [Run.under(out, found) for found in resolve(document, search=search)]
 
 
 def a_run(out: Path, use: Sequence[Path] = (), **changes: Any) -> Run:
@@ -120,8 +121,9 @@ def a_run(out: Path, use: Sequence[Path] = (), **changes: Any) -> Run:
 
 
 def news(run: Run, interrupt: Interrupt | None = None) -> list[Progress]:
-    """Train in this process; what was told on the way."""
-    return list(train(run, interrupt or Interrupt()))
+    """Train in this process, as a command of its own; what was told on the way."""
+    _sha256.cache_clear()
+    return list(train(run, Interrupt() if interrupt is None else interrupt))
 
 
 def trained(out: Path, use: Sequence[Path] = (), **changes: Any) -> Run:
@@ -132,7 +134,7 @@ def trained(out: Path, use: Sequence[Path] = (), **changes: Any) -> Run:
 
 
 def train_in_child(out: Path, changes: dict[str, Any], die_at_write: int | None = None) -> None:
-    """What a child process does: train, and if asked to, be killed where the n-th file is written but not yet renamed."""
+    """What a child process does: train, and if asked to, be killed when the n-th file is written but not renamed."""
     if die_at_write is not None:
         rename, count = Path.replace, iter(range(1, 10**9))
 
@@ -147,13 +149,28 @@ def train_in_child(out: Path, changes: dict[str, Any], die_at_write: int | None 
     trained(out, **changes)
 
 
+class After(Interrupt):
+    """A signal that comes at the n-th look."""
+
+    def __init__(self, looks: int) -> None:
+        super().__init__()
+        self.looks = looks
+
+    def __bool__(self) -> bool:
+        self.looks -= 1
+        if self.looks < 0:
+            self.signum = signal.SIGTERM
+        return super().__bool__()
+
+
 def manifest(folder: Path) -> dict[str, Any]:
     facts: dict[str, Any] = json.loads((folder / "run.json").read_bytes())
     return facts
 
 
 def rows(folder: Path, table: str) -> list[dict[str, Any]]:
-    return pq.read_table(folder / f"{table}.parquet").to_pylist()
+    # opened once: pyarrow's read_table opens a path twice, and may meet two versions of a table that is being written
+    return pq.ParquetFile(pa.BufferReader((folder / f"{table}.parquet").read_bytes())).read().to_pylist()
 
 
 def tables(folder: Path, without: Sequence[str] = TIMES) -> dict[str, list[str]]:
@@ -164,10 +181,14 @@ def tables(folder: Path, without: Sequence[str] = TIMES) -> dict[str, list[str]]
     }
 
 
-def checkpoints(folder: Path) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in sorted((folder / "checkpoints").iterdir())}
+def checkpoints(folder: Path) -> dict[str, dict[str, bytes]]:
+    """Every tensor of every checkpoint; the order of a file's header is chance."""
+    return {
+        file.name: {name: t.numpy().tobytes() for name, t in load_file(file).items()}
+        for file in sorted((folder / "checkpoints").iterdir())
+    }
 
 
-def content(folder: Path) -> tuple[dict[str, list[str]], dict[str, bytes]]:
+def content(folder: Path) -> tuple[dict[str, list[str]], dict[str, dict[str, bytes]]]:
     """All that two equal runs share, to the last bit."""
     return tables(folder), checkpoints(folder)

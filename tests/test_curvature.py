@@ -302,13 +302,18 @@ def test_samples_take_the_first_examples_of_the_split() -> None:
     assert rows[0]["eigenvalue"] == pytest.approx(np.linalg.eigvalsh(dense.numpy())[-1], rel=1e-9)
 
 
+def test_more_samples_than_examples_are_all_of_them() -> None:
+    landscape = landscape_of("mlp")
+    rows, _ = Trace(samples=N + 1, vectors=4).rows(landscape, Point(0, landscape.start(), {}), {}, 0)
+    assert rows[0]["samples"] == N
+
+
 def test_a_failure_is_a_row_with_its_reason() -> None:
     landscape = landscape_of("mlp")
-    too_many = Eigenvalues(samples=N + 1)
-    rows, memory = too_many.rows(landscape, Point(3, landscape.start(), {}), {"kept": torch.ones(1)}, 0)
-    assert [row["failure"] for row in rows] == [f"ValueError: samples: {N + 1} of {N} training examples"]
-    assert rows[0]["step"] == 3
-    assert list(memory) == ["kept"]
-    broken, _ = Eigenvalues().rows(landscape, Point(3, landscape.start() * float("nan"), {}), {}, 0)
-    assert "not finite" in broken[0]["failure"]
+    broken, memory = Eigenvalues().rows(
+        landscape, Point(3, landscape.start() * float("nan"), {}), {"kept": torch.ones(1)}, 0
+    )
+    assert [row["failure"] for row in broken] == ["ArithmeticError: a product with the operator is not finite"]
+    assert broken[0]["step"] == 3
     assert "eigenvalue" not in broken[0]
+    assert list(memory) == ["kept"]

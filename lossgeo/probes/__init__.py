@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from abc import abstractmethod
-from typing import ClassVar, Literal, final
+from typing import Annotated, ClassVar, Literal, final
 
 import torch
 from pydantic import Field
@@ -73,8 +73,8 @@ class CurvatureProbe(Probe):
     """A probe of an operator over the training data."""
 
     operator: Operator = Field(default=Hessian(), description="the map that is measured")
-    samples: int | Literal["all"] = Field(
-        default="all", description="training examples to measure on, the first n of the (shuffled) split"
+    samples: Annotated[int, Field(ge=1)] | Literal["all"] = Field(
+        default="all", description="training examples to measure on at the most, the first of the (shuffled) split"
     )
     batch_norm: BatchNormMode = Field(
         default="eval", description="eval: running statistics; batch: statistics of all the measured examples"
@@ -99,8 +99,6 @@ class CurvatureProbe(Probe):
     ) -> tuple[list[Row], Memory]:
         examples = landscape.train
         if self.samples != "all":
-            if not 1 <= self.samples <= examples.size:
-                raise ValueError(f"samples: {self.samples} of {examples.size} training examples")
             examples = examples.rows(slice(0, self.samples))
         operator = self.operator.at(landscape, point.theta, examples, self.batch_norm)
         rows, memory = self.spectrum(operator, memory, generator)

@@ -1,0 +1,104 @@
+"""The README says what is: its commands print what it shows, its tables list what there is, its example works."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from program import lossgeo
+
+from lossgeo.catalog import catalog, interfaces
+from lossgeo.probes import Probe
+from lossgeo.training import EVALUATIONS, STEPS
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
+
+
+def block(marker: str) -> str:
+    """What follows `<!-- marker -->`, up to the next paragraph of text."""
+    found = re.search(rf"<!-- {re.escape(marker)} -->\n+(.*?)(?:\n\n(?![ |`])|\Z)", README, re.DOTALL)
+    assert found, marker
+    return found[1]
+
+
+def table(marker: str) -> list[list[str]]:
+    lines = [line for line in block(marker).splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def test_it_is_short_and_its_picture_exists() -> None:
+    assert len(README.splitlines()) < 200
+    pictures = re.findall(r"!\[.+?\]\((.+?)\)", README)
+    assert pictures == ["recipes/sharpness_vs_batch_size.png"]
+    assert (ROOT / pictures[0]).read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_two_set_up_commands_are_those_that_ci_runs() -> None:
+    commands = re.findall(r"^    (pip install .+)$", README, re.MULTILINE)
+    assert commands == [
+        "pip install 'torch==2.13.*' -e . && lossgeo train",
+        "pip install 'torch==2.13.*' -e '.[test]' && pytest",
+    ]
+
+
+def test_the_table_of_components_lists_what_there_is() -> None:
+    expected = [[kind, ", ".join(catalog(interface))] for kind, interface in interfaces().items()]
+    assert table("table: components") == expected
+
+
+def test_the_table_of_tables_lists_their_columns() -> None:
+    tables = {"steps": STEPS, "evaluations": EVALUATIONS}
+    tables |= {name: probe.table() for name, probe in catalog(Probe).items()}
+    expected = [[name, ", ".join(column.name for column in columns)] for name, columns in tables.items()]
+    assert table("table: tables") == expected
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the commands are run one after the other."""
+    return tmp_path_factory.mktemp("newcomer")
+
+
+@pytest.mark.parametrize("command", ["train", "probe", "report"])
+def test_a_command_prints_what_the_readme_shows(command: str, home: Path) -> None:
+    first, *shown = [line.removeprefix("    ") for line in block(f"true output: {command}").splitlines()]
+    assert first.startswith(f"$ lossgeo {command}")
+    if command != "train":
+        lossgeo("train", cwd=home)  # the run is there already where the tests before this one ran
+    line = first.removeprefix("$ ").replace("lossgeo", f"{shlex.quote(sys.executable)} -m lossgeo", 1)
+    done = subprocess.run(["bash", "-c", line], cwd=home, capture_output=True, text=True, check=True)
+    printed = done.stdout.splitlines()
+    assert len(printed) == len(shown)
+    for said, line in zip(shown, printed, strict=True):
+        if command != "report":
+            assert said == line
+            continue
+        # words to the letter; numbers to 2%, since at the edge of stability the last bits of another CPU grow
+        assert NUMBER.sub("#", said) == NUMBER.sub("#", line)
+        for a, b in zip(NUMBER.findall(said), NUMBER.findall(line), strict=True):
+            assert float(a) == pytest.approx(float(b), rel=0.02)
+
+
+def test_the_example_component_works_as_it_stands(tmp_path: Path) -> None:
+    (code,) = re.findall(r"```python\n(.+?)```", README, re.DOTALL)
+    (tmp_path / "sign_descent.py").write_text(code)
+    sets = ["--set", "optimizer={name: sign_descent, lr: 0.01}", "--set", "steps=20", "--set", "probes=[]"]
+    done = lossgeo("train", *sets, "--use", "sign_descent.py", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    report = lossgeo("report", "runs", done.stdout.strip(), "--format", "csv", cwd=tmp_path)
+    header, row = (line.split(",") for line in report.stdout.splitlines())
+    assert float(dict(zip(header, row, strict=True))["train_loss"]) < 0.2  # from 0.57 at the start
+
+
+def test_the_recipe_in_the_readme_is_one(tmp_path: Path) -> None:
+    text = README.partition("## A recipe\n\n")[2].partition("\n\n")[0]
+    (tmp_path / "mine.yaml").write_text("\n".join(line.removeprefix("    ") for line in text.splitlines()))
+    done = lossgeo("train", "mine.yaml", "--dry-run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 15

@@ -1,0 +1,54 @@
+"""Every recipe that lossgeo ships: its header, and the real program on a shrunk copy."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from program import lossgeo
+
+from lossgeo.component import parse
+from lossgeo.recipe import Recipe, read_recipe, resolve, shipped_recipes
+
+RECIPES = sorted(path.stem for path in shipped_recipes().glob("*.yaml"))
+
+# what makes a run short; the sweep stays, with its first values
+SHRUNK = ["steps=4", "dataset.train=100", "dataset.test=20", "evaluate={every: 2}", "log={every: 2}", "threads=1"]
+
+
+def test_the_recipes_are_all_here() -> None:
+    assert RECIPES == ["quickstart", "sharpness_mnist5k", "sharpness_vs_batch_size"]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_opens_with_question_command_expectation_and_time(name: str) -> None:
+    text = (shipped_recipes() / f"{name}.yaml").read_text()
+    header = text[: text.index("\nname:")]
+    assert header.startswith("# yaml-language-server: $schema=")
+    for word in ("Question:", "Command:", "Expect:", "Takes:"):
+        assert re.search(rf"^# {word} ", header, re.MULTILINE), word
+    assert all(line.startswith("#") for line in header.splitlines())
+    assert f"lossgeo train {name}" in header
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_runs_by_name_through_the_program(name: str, tmp_path: Path) -> None:
+    swept = read_recipe(name).plain.get("sweep", {})
+    pinned = [f"{key}={json.dumps(values[0] if isinstance(values, tuple) else 0)}" for key, values in swept.items()]
+    sets = [option for setting in [*SHRUNK, *pinned] for option in ("--set", setting)]
+    done = lossgeo("train", name, *sets, "--out", "outputs", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (folder,) = done.stdout.splitlines()
+    manifest = json.loads((tmp_path / folder / "run.json").read_text())
+    assert manifest["status"] == "done"
+    assert manifest["recipe"] == name
+    recipe, problems = parse(Recipe, resolve(read_recipe(str(tmp_path / folder / "recipe.yaml")))[0].plain)
+    assert problems == []
+    assert recipe is not None
+    for table in {"steps", "evaluations", *(probe.component_name() for probe in recipe.probes)}:
+        rows = pq.read_table(tmp_path / folder / f"{table}.parquet").to_pylist()
+        assert rows, table
+        assert not [row["failure"] for row in rows if row.get("failure")]
