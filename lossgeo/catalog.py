@@ -11,8 +11,8 @@ from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import lossgeo
-from lossgeo.component import Component, Value, dump, find, names, summary
-from lossgeo.recipe import Recipe
+from lossgeo.component import Component, Value, dump, summary
+from lossgeo.finding import find, names
 
 # as a reader of YAML says it
 WORDS = {str: "text", tuple: "list", type(None): "null"}
@@ -77,37 +77,3 @@ def readable(annotation: Any) -> str:
         word = annotation.__name__.lower()
         return f"an {word}" if word[0] in "aeiou" else f"a {word}"
     return WORDS.get(annotation, "a mapping" if issubclass(annotation, Value) else annotation.__name__)
-
-
-def schema() -> dict[str, Any]:
-    """The JSON Schema of a recipe file, for editors."""
-    made = Recipe.model_json_schema()
-    bounds = {"type": "array", "items": {"type": "integer"}, "minItems": 1, "maxItems": 3}
-    log = {"type": "array", "items": {"type": "number"}, "minItems": 3, "maxItems": 3}
-    axis = {
-        "anyOf": [
-            {"type": "array", "minItems": 1, "description": "the values one by one"},
-            _axis("range", {"anyOf": [{"type": "integer"}, bounds]}, "end, [first, end] or [first, end, step]"),
-            _axis("log", log, "[first, last, count], with equal ratios"),
-        ]
-    }
-    axes = {"type": "object", "additionalProperties": axis}
-    settings = {"type": "array", "minItems": 1, "items": {"type": "object"}}
-    parts = {
-        "sweep": {**axes, "description": "a grid: dotted keys to lists of values"},
-        "zip": {**axes, "description": "axes that advance together"},
-        "list": {**settings, "description": "settings of dotted keys, one by one"},
-    }
-    made["properties"] |= parts
-    # the file's name gives `name`, and a sweep may give any of the others
-    required = [key for key in made.pop("required") if key != "name"]
-    made["anyOf"] = [{"required": required}, *({"required": [part]} for part in parts)]
-    made["$schema"] = "https://json-schema.org/draft/2020-12/schema"
-    made["title"] = "lossgeo recipe"
-    made["description"] = "What to train and what to measure on the way."
-    return made
-
-
-def _axis(key: str, values: dict[str, Any], description: str) -> dict[str, Any]:
-    properties = {key: {**values, "description": description}}
-    return {"type": "object", "properties": properties, "required": [key], "additionalProperties": False}

@@ -83,9 +83,9 @@ def train(
     stdin = sys.stdin.buffer.read() if "-" in (recipes or ()) else None
     # listening before torch is loaded, so that a batch system that stops the command early is told to try again
     with Interrupt().listening(signal.SIGINT, signal.SIGTERM) as interrupt:
-        from lossgeo.component import used_files
         from lossgeo.documents import read_named
         from lossgeo.executors import Executor
+        from lossgeo.finding import used_files
         from lossgeo.recipe import read_recipe, resolve
         from lossgeo.runs import Run, left_behind
 
@@ -124,9 +124,9 @@ def probe(
     """Measure on the checkpoints of runs, as a probe in the recipe would have, and print the runs' folders."""
     paths = _paths(runs)
     with Interrupt().listening(signal.SIGINT, signal.SIGTERM) as interrupt:
-        from lossgeo.component import used_files
         from lossgeo.documents import read_named
         from lossgeo.executors import attempt
+        from lossgeo.finding import used_files
         from lossgeo.probes import Probe
         from lossgeo.probing import probe as measure
         from lossgeo.study import run_folders
@@ -157,8 +157,8 @@ def report(
 ) -> None:
     """Turn the tables of runs into an answer: rows, and on request a figure or a page."""
     from lossgeo import formats
-    from lossgeo.component import used_files
     from lossgeo.documents import read_named
+    from lossgeo.finding import used_files
     from lossgeo.reports import Report
     from lossgeo.study import Study
 
@@ -190,7 +190,7 @@ def list_(
     """The components that a recipe can name, with their keys."""
     from lossgeo import formats
     from lossgeo.catalog import interfaces, keys
-    from lossgeo.component import used_files
+    from lossgeo.finding import used_files
 
     known = interfaces()
     if kind is not None and kind not in known:
@@ -204,7 +204,7 @@ def schema() -> None:
     """The JSON Schema of a recipe, for editors that complete and check YAML."""
     import json
 
-    from lossgeo.catalog import schema as made
+    from lossgeo.schema import schema as made
 
     _print([json.dumps(made(), indent=1)])
 
@@ -266,8 +266,8 @@ def _print(lines: Sequence[str] | Iterator[str]) -> None:
 
 
 def _component(interface: Any, plain: Any, option: str, search: tuple[Path, ...]) -> Any:
-    from lossgeo.component import parse
     from lossgeo.documents import Document
+    from lossgeo.parsing import parse
 
     value, problems = parse(interface, plain, search)
     if problems:

@@ -13,8 +13,8 @@ from typing import Any
 
 import yaml
 
-from lossgeo.component import Keys, Problem, show
 from lossgeo.errors import UsageError
+from lossgeo.parsing import Keys, Problem, show
 
 # Bounds far above any recipe: a sweep of a thousand values takes 10 kB. They keep reading below a second.
 MAX_BYTES = 256 * 1024

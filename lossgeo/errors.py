@@ -1,7 +1,7 @@
 """Everything that ends a command early, each with its exit code.
 
-A message says what is wrong, where, and the way out. The command line prints it and exits with `exit_code`; nothing else
-in the program decides about exit codes.
+A message says what is wrong, where, and the way out. The command line prints it and exits with `exit_code`; nothing
+else in the program decides about exit codes.
 """
 
 from __future__ import annotations
@@ -34,6 +34,6 @@ class Stopped(LossgeoError):
 
     def __init__(self, signum: int) -> None:
         super().__init__(f"stopped by signal {signum}; the same command goes on from the checkpoint")
-        # 128 + 2 is the shell's own code for Ctrl-C; 75 is EX_TEMPFAIL: "try again", which is what a scheduler should do
+        # 128 + 2 is the shell's own code for Ctrl-C; 75 is EX_TEMPFAIL, which tells a scheduler to try again
         self.exit_code = 130 if signum == 2 else 75
         self.signum = signum

@@ -2,9 +2,10 @@
 
 Behind a few methods this hides flattening, chunking, weighting, the modes of layers and the random numbers of dropout.
 
-The decision a reader would question: theta belongs to the caller, and the module's parameters are made views of whichever
-theta was asked for last. Nothing is copied, an optimizer may update its theta in place, and a probe or SAM may ask about
-another point in between, without either seeing the other. Asking about the same theta again costs nothing.
+The decision a reader would question: theta belongs to the caller, and the module's parameters are made views of
+whichever theta was asked for last. Nothing is copied, an optimizer may update its theta in place, and a probe or SAM
+may ask about another point in between, without either seeing the other. Asking about the same theta again costs
+nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import nn
+from torch.autograd.graph import _engine_run_backward
 
+from lossgeo.chain import Chain
 from lossgeo.errors import UsageError
 from lossgeo.losses import Loss
 from lossgeo.task import Examples, Task
@@ -75,7 +78,7 @@ class Landscape:
         self.test = self._prepared(loss, test)
         self._loss = loss
         self._parameters = list(module.parameters())
-        self._learning = [p for p in self._parameters if p.requires_grad]
+        self._learning = tuple(p for p in self._parameters if p.requires_grad)
         if not self._learning:
             raise UsageError("the model has no parameters to train")
         self.sizes = [p.numel() for p in self._parameters]
@@ -86,6 +89,8 @@ class Landscape:
         self._start = torch.cat([p.detach().reshape(-1) for p in self._parameters])
         self._theta = torch.empty(0)
         self._gradient = torch.zeros_like(self._start)
+        self._chain = Chain.of(module, loss, self._gradient)
+        self._one = (torch.ones((), dtype=dtype, device=device),)
         self._check()
         self._draws = self._draws_at_random()
 
@@ -119,16 +124,24 @@ class Landscape:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Loss (scalar) and gradient (P,) on a batch, in training mode: BatchNorm moves its statistics, dropout draws.
 
-        The gradient is a buffer that the next call overwrites. `generator` feeds dropout; without dropout it stays as it is.
+        The gradient is a buffer that the next call overwrites. `generator` feeds dropout; without dropout it stays as
+        it is.
         """
         self._go_to(theta)
+        if self._chain is not None:
+            return self._chain.differentiate(*batch), self._gradient
         with self._lent(generator):
             loss = self._loss.mean(self.module(batch.inputs), batch.targets)
-        self._flatten(torch.autograd.grad(loss, self._learning, allow_unused=True), out=self._gradient)
+        # torch.autograd.grad without the checks of its arguments: 10 of a small network's 130 microseconds a step
+        pieces = _engine_run_backward((loss,), self._one, False, False, self._learning, True, accumulate_grad=False)
+        self._flatten(pieces, out=self._gradient)
         return loss.detach(), self._gradient
 
     def _flatten(self, pieces: tuple[torch.Tensor | None, ...], out: torch.Tensor | None = None) -> torch.Tensor:
         """Derivatives with respect to the learning parameters -> (P,); zero where there is no dependence."""
+        known = [piece.reshape(-1) for piece in pieces if piece is not None]
+        if len(known) == len(self._parameters):
+            return torch.cat(known, out=out)
         learned = iter(pieces)
         flat = []
         for parameter, size in zip(self._parameters, self.sizes, strict=True):
@@ -217,14 +230,14 @@ class Landscape:
     def losses(
         self, theta: torch.Tensor, examples: Examples, batch_norm: BatchNormMode = "eval", skip: int = 0
     ) -> Iterator[torch.Tensor]:
-        """Each chunk's part of the loss, with its graph, after the first `skip`; all add up to the loss on all examples."""
+        """Each chunk's part of the loss on all examples, with its graph; the first `skip` chunks are left out."""
         for piece, share in itertools.islice(self.chunks(examples, batch_norm), skip, None):
             with self.measuring(theta, batch_norm), torch.enable_grad():
                 loss = share * self._loss.mean(self.module(piece.inputs), piece.targets)
             yield loss
 
     def gradient_graph(self, loss: torch.Tensor) -> list[torch.Tensor | None]:
-        """The gradient of a chunk's loss with its own graph, by learning parameter: what second derivatives start from."""
+        """The gradient of a chunk's loss, with a graph of its own from which second derivatives start."""
         return list(torch.autograd.grad(loss, self._learning, create_graph=True, allow_unused=True))
 
     def backward(self, gradient: list[torch.Tensor | None], vector: torch.Tensor, keep: bool) -> torch.Tensor:

@@ -1,8 +1,8 @@
 """What a result depends on beside the recipe: device, torch threads, versions, commit.
 
 Two threads make a small model 1.4 times slower and a large one 1.5 times faster, so `threads: auto` measures: twenty
-gradients with each count, on a scratch copy. The choice changes the last bits of every sum; it is recorded, and a resumed
-run keeps it.
+gradients with each count, on a scratch copy. The choice changes the last bits of every sum; it is recorded, and a
+resumed run keeps it.
 """
 
 from __future__ import annotations

@@ -18,14 +18,16 @@ from typing import Annotated, Any, Literal, Self
 import torch
 from pydantic import Field, model_validator
 
-from lossgeo.component import Problem, Value, components, dump, file_of, hint, names, parse
+from lossgeo.component import Value, components, dump, file_of
 from lossgeo.datasets import Data, Dataset
 from lossgeo.documents import MAX_BYTES, MAX_PROBLEMS, Document, RecipeError, read_document
 from lossgeo.errors import UsageError
+from lossgeo.finding import hint, names
 from lossgeo.landscape import Landscape
 from lossgeo.losses import Loss
 from lossgeo.models import Model
 from lossgeo.optimizers import Optimizer
+from lossgeo.parsing import Problem, parse
 from lossgeo.probes import Probe
 from lossgeo.randomness import generator
 from lossgeo.reports import Report
@@ -98,7 +100,9 @@ class Recipe(Value):
     )
     log: Times = Field(default=Times(every=10), description="when a row of the table steps is written")
     evaluate: Times = Field(default=Times(every=100), description="when loss and accuracy of whole sets are measured")
-    checkpoint: Checkpoints = Field(default=Checkpoints(every=1000), description="when checkpoints are written")
+    checkpoint: Checkpoints = Field(
+        default=Checkpoints(log=10), description="when checkpoints are kept; one a minute is written for safety"
+    )
     probes: tuple[Probe, ...] = Field(default=(), description="measurements along the way")
 
     @model_validator(mode="after")

@@ -26,10 +26,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 import lossgeo
-from lossgeo.component import used_files
 from lossgeo.documents import read_document
 from lossgeo.errors import LossgeoError, RunError, UsageError
 from lossgeo.files import remove_parts, set_aside, write_atomically
+from lossgeo.finding import used_files
 from lossgeo.recipe import Resolved, resolve
 from lossgeo.tables import Column, Table
 

@@ -17,8 +17,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lossgeo.component import Keys, Problem, show
 from lossgeo.documents import Document, RecipeError, dotted, read_value
+from lossgeo.parsing import Keys, Problem, show
 
 MAX_RUNS = 10_000  # the ids of so many runs, of eight hex digits, are all different with 99% probability
 MAX_KEYS = 100  # that one recipe may sweep; a grid over more than 13 of them has too many runs anyway

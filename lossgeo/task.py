@@ -1,4 +1,4 @@
-"""What a dataset asks of a model: the shape of one input, the number of outputs, the kind of target; and the examples."""
+"""What a dataset asks of a model: the shape of an input, the number of outputs, the kind of target; and examples."""
 
 from __future__ import annotations
 

@@ -62,7 +62,31 @@ class Times(Value):
         return _marks(self.at or (), self.log, steps)
 
 
-@lru_cache(maxsize=256)  # the loop asks after every step, and `log` may hold ten thousand
+class Agenda:
+    """`Times` on their way through one training: what is next is worked out once, not at every step.
+
+    Ask with steps that never fall, and whether a step is due before what follows it.
+    """
+
+    def __init__(self, times: Times, steps: int) -> None:
+        self.times = times
+        self.steps = steps
+        self.next = 0
+
+    def due(self, step: int) -> bool:
+        """Whether it is due at `step`."""
+        if self.next < step:
+            self.next = self.times.following(step - 1, self.steps)
+        return step == self.next and self.times.due(step, self.steps)
+
+    def following(self, step: int) -> int:
+        """The next step after `step` at which it is due, the last step of the training at the latest."""
+        if self.next <= step:
+            self.next = self.times.following(step, self.steps)
+        return self.next
+
+
+@lru_cache(maxsize=256)  # `log` may hold ten thousand
 def _marks(at: tuple[int | str, ...], log: int | None, steps: int) -> tuple[int, ...]:
     """The steps that `at` and `log` name, in order."""
     marks = {m for m in at if isinstance(m, int)}

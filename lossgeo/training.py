@@ -30,7 +30,7 @@ from lossgeo.runs import FINISHED, Manifest, Run
 from lossgeo.signals import Interrupt
 from lossgeo.tables import Column, Row, Table, read
 from lossgeo.task import Examples
-from lossgeo.times import MAX_STEPS
+from lossgeo.times import MAX_STEPS, Agenda
 
 STEPS = (
     Column("epoch", "float", "epochs", "passes over the training data so far"),
@@ -49,6 +49,7 @@ EVALUATIONS = (
 )
 
 FLUSH_SECONDS = 10.0  # between two writes of the tables where no checkpoint comes first
+SAFETY_SECONDS = 60.0  # the most work that a kill may cost, where no checkpoint is due
 NEWS_SECONDS = 0.2  # between two reports of progress
 
 
@@ -155,6 +156,11 @@ class _Training:
         self.loss = first  # the last one seen
         self.noise = generator(self.recipe.seed, "noise")
         self.memories: dict[str, Memory] = {probe.key(): {} for probe in self.recipe.probes}
+        recipe, steps = self.recipe, self.steps
+        self.log, self.evaluations, self.checkpoints = (
+            Agenda(times, steps) for times in (recipe.log, recipe.evaluate, recipe.checkpoint)
+        )
+        self.probes = [(probe, Agenda(probe, steps)) for probe in recipe.probes]
         self._describe(data)
         self.point = self._resumed(int(manifest.get("step", MAX_STEPS)))
         self.tables = self._opened()
@@ -165,7 +171,7 @@ class _Training:
         """Train to the end; raises what `train` says."""
         yield from (self._progress(note) for note in self.notes)
         stream = batches(self.landscape.train, self.batch_size, self.recipe.seed, self.point.step)
-        told = written = time.perf_counter()
+        told = written = saved = time.perf_counter()
         while True:
             if self.interrupt and self.diverged is None:
                 self._checkpoint("stopped", "by a signal")
@@ -174,10 +180,10 @@ class _Training:
             if self.diverged is not None:  # such a point is nothing to go on from, nor to measure at
                 self._clear()
                 break
-            if ended or self.recipe.checkpoint.due(self.point.step, self.steps):
+            if self.checkpoints.due(self.point.step) or ended or time.perf_counter() - saved > SAFETY_SECONDS:
                 self._checkpoint("running")
                 self._clear()
-                written = time.perf_counter()
+                written = saved = time.perf_counter()
             self._probe(ended)
             if ended:
                 break
@@ -195,9 +201,9 @@ class _Training:
 
     def _assess(self) -> bool:
         """Evaluate where it is due, and say whether training ends here."""
-        step, times = self.point.step, self.recipe.evaluate
+        step = self.point.step
         ended = step >= self.steps or self.diverged is not None
-        if not (times.due(step, self.steps) or (ended and times.at_end)):
+        if not (self.evaluations.due(step) or (ended and self.recipe.evaluate.at_end)):
             return ended
         wanted = self.recipe.stop
         theta, landscape = self.point.theta, self.landscape
@@ -223,8 +229,8 @@ class _Training:
 
     def _probe(self, ended: bool) -> None:
         """Measure what is due."""
-        for probe in self.recipe.probes:
-            if probe.due(self.point.step, self.steps) or (ended and probe.at_end):
+        for probe, agenda in self.probes:
+            if agenda.due(self.point.step) or (ended and probe.at_end):
                 begin = time.perf_counter()
                 rows, self.memories[probe.key()] = probe.rows(
                     self.landscape, self.point, self.memories[probe.key()], self.recipe.seed
@@ -237,15 +243,15 @@ class _Training:
 
     def _advance(self, stream: Iterator[Examples]) -> None:
         """Take steps until something is due, news of the progress too, or a signal comes or the loss diverges."""
-        recipe, point, landscape = self.recipe, self.point, self.landscape
-        optimizer, schedule, steps, limit = recipe.optimizer, recipe.schedule, self.steps, self.limit
-        logged = recipe.log.due(point.step, steps)
-        times = (recipe.log, recipe.evaluate, recipe.checkpoint, *recipe.probes)
-        until = min(t.following(point.step, steps) for t in times)
+        point, landscape, noise, limit = self.point, self.landscape, self.noise, self.limit
+        optimizer, factor, steps = self.recipe.optimizer, self.recipe.schedule.factor, self.steps
+        logged = self.log.due(point.step)
+        agendas = (self.log, self.evaluations, self.checkpoints, *(agenda for _, agenda in self.probes))
+        until = min(agenda.following(point.step) for agenda in agendas)
         news = time.perf_counter() + NEWS_SECONDS
         while point.step < until:
-            lr = optimizer.lr * schedule.factor(point.step, steps)
-            taken = optimizer.step(landscape, next(stream), point.theta, point.state, lr, self.noise)
+            lr = optimizer.lr * factor(point.step, steps)
+            taken = optimizer.step(landscape, next(stream), point.theta, point.state, lr, noise)
             self.loss = loss = taken.loss.item()
             diverged = not loss <= limit  # NaN compares false
             if logged or diverged:
@@ -291,7 +297,7 @@ class _Training:
     def _clear(self) -> None:
         """Remove the checkpoints that have served: with `keep: last` all but the last, else those that a stop left.
 
-        A stop writes one between the due ones; kept, it would set the run apart from one that was never stopped.
+        A stop and the clock write some between the due ones; kept, they would set the run apart from its equals.
         """
         only_last = self.recipe.checkpoint.keep == "last" and self.diverged is None
         for step, path in self.run.checkpoints().items():

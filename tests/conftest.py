@@ -6,6 +6,6 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import torch  # noqa: E402  # after the variable that it reads when it is imported
+import torch  # after the variable that it reads when it is imported
 
 torch.set_num_threads(1)

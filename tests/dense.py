@@ -1,5 +1,7 @@
-"""Dense second derivatives by a route that shares nothing with lossgeo's: the module's own loss, written out again, under
-torch.func's forward-over-reverse, over all examples at once."""
+"""Dense second derivatives by a route that shares nothing with lossgeo's.
+
+The loss is written out again and goes through torch.func's forward-over-reverse, over all examples at once.
+"""
 
 from __future__ import annotations
 

@@ -21,8 +21,8 @@ import pyarrow.parquet as pq
 import yaml
 from safetensors.torch import load_file
 
-from lossgeo.component import used_files
 from lossgeo.documents import read_document
+from lossgeo.finding import used_files
 from lossgeo.recipe import resolve
 from lossgeo.runs import Run
 from lossgeo.signals import Interrupt

@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 
 from lossgeo.catalog import catalog, interfaces
-from lossgeo.component import Component, Value, components, dump, file_of, find, names, parse, show, used_files
+from lossgeo.component import Component, Value, components, dump, file_of
 from lossgeo.errors import UsageError
+from lossgeo.finding import find, names, used_files
 from lossgeo.models import Model
 from lossgeo.models.mlp import MLP
 from lossgeo.optimizers import Optimizer
+from lossgeo.parsing import parse, show
 from lossgeo.probes import Probe
 from lossgeo.recipe import Recipe
 from lossgeo.schedules import Schedule

@@ -1,4 +1,4 @@
-"""lambda_max, lambda_min and every product of the Hessian against a dense one, and what a measurement must not touch."""
+"""Products and extreme eigenvalues of the Hessian against a dense one, and what a measurement must not touch."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import torch
 from dense import dense_hessian, written_out
 from torch import nn
 
-from lossgeo.component import find
 from lossgeo.errors import UsageError
+from lossgeo.finding import find
 from lossgeo.landscape import Landscape, Point
 from lossgeo.losses import Loss
 from lossgeo.models import Model
@@ -202,7 +202,7 @@ def test_a_probe_leaves_everything_as_it_was(noisy: Landscape, probe: Eigenvalue
         "theta": theta.clone(),
         "buffers": noisy.buffers(),
         "torch": torch.random.get_rng_state(),
-        "numpy": np.random.get_state()[1].copy(),  # noqa: NPY002  # the global state is what may not move
+        "numpy": np.random.get_state()[1].copy(),  # the global state is what may not move
         "python": random.getstate(),
     }
     rows, _ = type(probe)(**{**dict(probe), "batch_norm": batch_norm}).rows(noisy, Point(5, theta, {}), {}, 0)
@@ -213,7 +213,7 @@ def test_a_probe_leaves_everything_as_it_was(noisy: Landscape, probe: Eigenvalue
     assert all(m.track_running_stats for m in module.modules() if isinstance(m, nn.BatchNorm1d))
     assert torch.equal(next(module.parameters()).grad, torch.ones(8, 6))
     assert torch.equal(torch.random.get_rng_state(), before["torch"])
-    assert (np.random.get_state()[1] == before["numpy"]).all()  # noqa: NPY002
+    assert (np.random.get_state()[1] == before["numpy"]).all()
     assert random.getstate() == before["python"]
 
 
@@ -223,9 +223,7 @@ def test_dropout_is_off_in_probes_and_follows_the_given_stream_in_training(noisy
     assert len(values) == 1
     before = torch.random.get_rng_state()
     batch = noisy.train.rows(slice(0, 8))
-    first, again, other = (
-        noisy.gradient(theta, batch, torch.Generator().manual_seed(s))[1].clone() for s in (0, 0, 1)
-    )
+    first, again, other = (noisy.gradient(theta, batch, torch.Generator().manual_seed(s))[1].clone() for s in (0, 0, 1))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert torch.equal(torch.random.get_rng_state(), before)

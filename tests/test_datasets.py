@@ -19,7 +19,7 @@ import scipy.stats
 import sklearn.datasets
 import torch
 
-from lossgeo.component import dump, find, names, parse
+from lossgeo.component import dump
 from lossgeo.datasets import Data, Dataset, Kind, Raw
 from lossgeo.datasets.breast_cancer import BreastCancer
 from lossgeo.datasets.diabetes import Diabetes
@@ -30,6 +30,8 @@ from lossgeo.datasets.mnist1d import MNIST1D
 from lossgeo.datasets.mnist5k import MNIST5k
 from lossgeo.datasets.teacher_student import TeacherStudent
 from lossgeo.errors import UsageError
+from lossgeo.finding import find, names
+from lossgeo.parsing import parse
 from lossgeo.randomness import generator
 
 DATASETS = names(Dataset)

@@ -18,15 +18,20 @@ LAYERS = [
     {"probing"},
     {"training"},
     {"batches", "containment", "packing"},
-    {"catalog", "runs"},
+    {"schema", "runs"},
     {"recipe"},
     {"sweeps"},
+    {"catalog"},
     {"formats"},
     {"reports"},
     {"study", "statistics"},
     {"probes"},
-    {"documents", "machine", "optimizers", "schedules", "operators"},
+    {"documents"},
+    {"parsing"},
+    {"finding"},
+    {"machine", "optimizers", "schedules", "operators"},
     {"landscape"},
+    {"chain"},
     {"models", "datasets", "losses"},
     {"spectral"},
     {"tables", "linear", "times", "randomness", "task", "signals"},
@@ -110,6 +115,7 @@ def test_nothing_seeds_the_global_generators() -> None:
         for file, tree in modules().items()
         for node in ast.walk(tree)
         if isinstance(node, ast.Attribute) and node.attr in ("manual_seed", "seed", "set_rng_state")
-        if isinstance(node.value, ast.Name | ast.Attribute) and ast.unparse(node.value) in ("torch", "np.random", "random")
+        if isinstance(node.value, ast.Name | ast.Attribute)
+        and ast.unparse(node.value) in ("torch", "np.random", "random")
     }
     assert seeding == set()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from lossgeo.component import find, names
+from lossgeo.finding import find, names
 from lossgeo.losses import Loss
 from lossgeo.task import Targets, Task
 

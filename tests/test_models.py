@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from lossgeo.component import find, names, parse
 from lossgeo.errors import UsageError
+from lossgeo.finding import find, names
 from lossgeo.models import Model
 from lossgeo.models._activation import Activation
 from lossgeo.models._initialization import initialize
@@ -21,6 +21,7 @@ from lossgeo.models.deep_linear import DeepLinear
 from lossgeo.models.logistic import Logistic
 from lossgeo.models.mlp import MLP
 from lossgeo.models.resnet import ResNet
+from lossgeo.parsing import parse
 from lossgeo.randomness import generator
 from lossgeo.task import Task
 

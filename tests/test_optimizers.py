@@ -17,7 +17,7 @@ import torch
 from pydantic import ValidationError
 
 import lossgeo.optimizers
-from lossgeo.component import find, names
+from lossgeo.finding import find, names
 from lossgeo.optimizers import Optimizer, State, Step
 from lossgeo.optimizers.adam import Adam
 from lossgeo.optimizers.adamw import AdamW

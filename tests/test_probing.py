@@ -13,8 +13,8 @@ import pytest
 import torch
 from program import EIGENVALUES, TRACE, After, checkpoints, content, manifest, news, rows, tables, trained
 
-from lossgeo.component import parse
 from lossgeo.errors import LossgeoError, RunError, Stopped
+from lossgeo.parsing import parse
 from lossgeo.probes import Probe
 from lossgeo.probing import At, probe
 from lossgeo.signals import Interrupt

@@ -11,9 +11,11 @@ import pytest
 import yaml
 from test_component import EVERY, INTERFACES, OWN, plain, write
 
-from lossgeo.component import Component, Value, dump, find, names, parse, used_files
+from lossgeo.component import Component, Value, dump
 from lossgeo.documents import MAX_BYTES, RecipeError, read_document, write_document
 from lossgeo.errors import UsageError
+from lossgeo.finding import find, names, used_files
+from lossgeo.parsing import parse
 from lossgeo.recipe import Recipe, Resolved, read_recipe, resolve, shipped_recipes
 
 BASE: dict[str, Any] = {

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from program import lossgeo
 
-from lossgeo.component import parse
+from lossgeo.parsing import parse
 from lossgeo.recipe import Recipe, read_recipe, resolve, shipped_recipes
 
 RECIPES = sorted(path.stem for path in shipped_recipes().glob("*.yaml"))

@@ -15,8 +15,9 @@ from matplotlib.figure import Figure
 from synthetic import eigenvalue, id_of, recipe, trained, write_run
 
 from lossgeo import formats
-from lossgeo.component import find, names, summary
+from lossgeo.component import summary
 from lossgeo.errors import UsageError
+from lossgeo.finding import find, names
 from lossgeo.reports import Report, Summary
 from lossgeo.reports.curves import Curves
 from lossgeo.reports.runs import Runs
@@ -110,7 +111,7 @@ def test_reports_never_import_torch_and_matplotlib_only_to_draw(tmp_path: Path) 
 import sys
 from pathlib import Path
 from lossgeo import formats
-from lossgeo.component import find, names
+from lossgeo.finding import find, names
 from lossgeo.reports import Report
 from lossgeo.study import Study
 study = Study.open([Path({str(tmp_path)!r})])

@@ -184,7 +184,7 @@ def test_a_stop_costs_no_second_measurement_of_what_lies_before(tmp_path: Path) 
 
 
 def test_what_the_probe_command_measured_on_a_stopped_run_is_kept(tmp_path: Path) -> None:
-    from lossgeo.component import parse
+    from lossgeo.parsing import parse
     from lossgeo.probes import Probe
     from lossgeo.probing import probe
 

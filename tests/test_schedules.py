@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from torch.optim import lr_scheduler as theirs
 
 import lossgeo.schedules
-from lossgeo.component import find, names
+from lossgeo.finding import find, names
 from lossgeo.schedules import Schedule
 from lossgeo.schedules.constant import Constant
 from lossgeo.schedules.cosine import Cosine

@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import signal
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import forkserver, resource_tracker
@@ -16,6 +16,7 @@ from typing import Any, final
 
 from pydantic import Field
 
+from lossgeo.component import components
 from lossgeo.documents import Document
 from lossgeo.errors import LossgeoError, RunError, Stopped
 from lossgeo.executors import Executor, News, Outcome, attempt, ended
@@ -76,7 +77,7 @@ class _Crew:
 
     def train(self) -> News:
         """The news of all runs; leaves no worker behind."""
-        _start_server()
+        _start_server(self.waiting)
         try:
             while self.waiting or any(worker.run for worker in self.workers):
                 if self.interrupt and not self.told:
@@ -137,14 +138,17 @@ class _Crew:
             worker.process.join()
 
 
-def _start_server() -> None:
-    """Start the process that workers are forked from, so that torch is imported once and not once a worker.
+def _start_server(runs: Iterable[Run]) -> None:
+    """Start the process that workers are forked from, so that what the runs need is imported once, not once a worker.
 
     It must outlive signals that go to the whole group (Ctrl-C, a batch system's SIGTERM), since its workers have to
     write a checkpoint first; it ends with this process. A signal that is blocked stays blocked in a new program, and
     one that comes here meanwhile waits.
     """
-    multiprocessing.set_forkserver_preload(["lossgeo.executors.local"])
+    named = {type(component).__module__ for run in runs for component in components(run.recipe)}
+    own = sorted(module for module in named if module.startswith("lossgeo."))  # not a user's, which may do anything
+    # pyarrow imports pandas with the first table that it makes
+    multiprocessing.set_forkserver_preload([__name__, "pandas", *own])
     resource_tracker.ensure_running()  # which would unblock the signals again, if the server had to start it
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:

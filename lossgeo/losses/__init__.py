@@ -27,3 +27,11 @@ class Loss(Component):
     @abstractmethod
     def weight(self, targets: torch.Tensor) -> float:
         """What `mean` divides by for these targets; chunks combine in proportion to it, so ragged chunks are exact."""
+
+    def slope(self, outputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The mean cost and its derivative by the outputs (B, C); a loss that has them in closed form says so."""
+        with torch.enable_grad():
+            leaf = outputs.detach().requires_grad_()
+            loss = self.mean(leaf, targets)
+        (derivative,) = torch.autograd.grad(loss, leaf)
+        return loss.detach(), derivative

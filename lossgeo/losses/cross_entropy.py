@@ -28,3 +28,10 @@ class CrossEntropy(Loss):
 
     def weight(self, targets: torch.Tensor) -> float:
         return float(targets.shape[0])
+
+    def slope(self, outputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """dL/df_i = (softmax(f_i) - e_{y_i}) / B"""
+        log_p = functional.log_softmax(outputs, 1)
+        loss = functional.nll_loss(log_p, targets)
+        p = log_p.exp_()
+        return loss, p.scatter_add_(1, targets[:, None], p.new_full((len(p), 1), -1.0)).mul_(1 / len(p))

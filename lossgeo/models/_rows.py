@@ -15,4 +15,6 @@ class Rows(nn.Sequential):
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         rows = inputs if inputs.ndim == 2 else inputs.flatten(1)
-        return super().forward(rows)  # type: ignore[no-any-return, no-untyped-call]  # torch leaves it untyped
+        for layer in self:
+            rows = layer(rows)
+        return rows

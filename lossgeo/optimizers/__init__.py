@@ -45,6 +45,6 @@ class Optimizer(Component):
     ) -> Step:
         """One step with learning rate `lr` (the schedule is already in it).
 
-        The result depends on the arguments alone. The tensors of `theta` and `state` are handed over: the step may write
-        into them and return them, and the caller goes on with what is returned.
+        The result depends on the arguments alone. The tensors of `theta` and `state` are handed over: the step may
+        write into them and return them, and the caller goes on with what is returned.
         """

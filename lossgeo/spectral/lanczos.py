@@ -1,9 +1,10 @@
 """Both ends of a spectrum in one Lanczos run, every pair with its residual.
 
-Full reorthogonalization, because without it converged pairs come back as copies of themselves. The stopping rule is that
-every residual stays small for three steps: a start vector may hold so little of an extreme direction that a neighbour
-converges first and looks like the answer, but then the missing one is already on its way. On 300 random spectra with
-close neighbours the residual alone was wrong in 16 (top 5 at 1e-2), held for two steps in 7, for three in none.
+Full reorthogonalization, because without it converged pairs come back as copies of themselves. The stopping rule is
+that every residual stays small for three steps: a start vector may hold so little of an extreme direction that a
+neighbour converges first and looks like the answer, but then the missing one is already on its way. On 300 random
+spectra with close neighbours the residual alone was wrong in 16 (top 5 at 1e-2), held for two steps in 7, for three in
+none.
 """
 
 from __future__ import annotations
@@ -51,10 +52,10 @@ def lanczos(
 ) -> Ends:
     """The `top` largest and `bottom` smallest eigenpairs of a symmetric operator (fewer where P is smaller).
 
-    A pair counts as converged when residual <= tolerance * max(|value|, FLOOR * ||A||). The run ends when all asked for
-    have been for HELD steps, or after `max_products` products. With V the basis and T = V'AV tridiagonal, A V = V T + beta r e'. When beta
-    vanishes, V spans an invariant subspace; the run goes on from a random vector outside it, until that part's own ends
-    have converged too and so cannot hold a missing copy of a multiple eigenvalue.
+    A pair counts as converged when residual <= tolerance * max(|value|, FLOOR * ||A||). The run ends when all asked
+    for have been for HELD steps, or after `max_products` products. With V the basis and T = V'AV tridiagonal, A V = V
+    T + beta r e'. When beta vanishes, V spans an invariant subspace; the run goes on from a random vector outside it,
+    until that part's own ends have converged too and so cannot hold a missing copy of a multiple eigenvalue.
 
     Every value has an eigenvalue within its residual; that it is the extreme one rests on the random start.
 
@@ -64,8 +65,7 @@ def lanczos(
     Raises:
         ArithmeticError: the operator returned a non-finite vector.
     """
-    size = operator.size
-    top, bottom = min(top, size), min(bottom, size)
+    size, top, bottom = operator.size, min(top, operator.size), min(bottom, operator.size)
     limit = min(size, max_products)
     eps = torch.finfo(operator.dtype).eps
     basis = torch.empty(0, size, dtype=operator.dtype, device=operator.device)
@@ -94,15 +94,12 @@ def lanczos(
         good = _small(residuals, values, norm, tolerance)
         small = rows >= max(top, bottom) and bool(good[rows - top :].all() and good[:bottom].all())
         held = held + 1 if small else 0
-        if held >= HELD or (held and broken):
-            own, own_weights = (values, weights) if part == 0 else _ritz(alpha[part:], beta[part:])
-            ends_found = _small(beta[-1] * np.abs(own_weights[-1]), own, norm, tolerance)[[0, -1]].all()
-            slack = tolerance * norm
-            above = top > 0 and own[-1] > values[rows - top] + slack
-            below = bottom > 0 and own[0] < values[bottom - 1] - slack
-            if (part == 0 and not broken) or (part > 0 and ends_found and not above and not below):
-                break
-        if rows == limit:
+        if part == 0:
+            done = held >= HELD and not broken
+        else:
+            wanted = (values[rows - top] if top else np.inf, values[bottom - 1] if bottom else -np.inf)
+            done = small and _holds_no_copy(_ritz(alpha[part:], beta[part:]), beta[-1], wanted, norm, tolerance)
+        if done or rows == limit:
             break
         if broken:
             part = rows
@@ -117,8 +114,19 @@ def lanczos(
     return Ends(pairs[0], pairs[1], rows)
 
 
+def _holds_no_copy(
+    ritz: tuple[np.ndarray, np.ndarray], coupling: float, wanted: tuple[float, float], norm: float, tolerance: float
+) -> bool:
+    """Whether an invariant part's own ends have converged, and to nothing beyond the last wanted values."""
+    values, weights = ritz
+    converged = _small(coupling * np.abs(weights[-1]), values, norm, tolerance)[[0, -1]].all()
+    slack = tolerance * norm
+    return bool(converged and values[-1] <= wanted[0] + slack and values[0] >= wanted[1] - slack)
+
+
 def _small(residuals: np.ndarray, values: np.ndarray, norm: float, tolerance: float) -> np.ndarray:
-    return residuals <= tolerance * np.maximum(np.abs(values), FLOOR * norm)
+    good: np.ndarray = residuals <= tolerance * np.maximum(np.abs(values), FLOOR * norm)
+    return good
 
 
 def _ritz(alpha: list[float], beta: list[float]) -> tuple[np.ndarray, np.ndarray]:
