@@ -1,7 +1,7 @@
 """The gradient of a chain of linear layers and nonlinearities, by hand.
 
-Autograd spends more time on its graph than a small network does on arithmetic: an MLP 64-64-64-10 at batch 32 takes 115
-microseconds a gradient on one thread, and 61 here. The numbers are autograd's up to rounding. Everything else, and every
+Autograd spends more time on its graph than a small network does on arithmetic: an MLP 64-64-64-10 at batch 32 takes
+115 microseconds a gradient on one thread, and 61 here. The numbers are autograd's up to rounding. All else, and every
 second derivative, goes through autograd.
 """
 

@@ -67,23 +67,24 @@ def train(
     recipes: Annotated[
         list[str] | None, typer.Argument(metavar="[RECIPE...]", help="Files, names of shipped recipes, or - for stdin.")
     ] = None,
-    sets: Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change a value; repeatable.")] = [],  # noqa: B006
+    sets: Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change a value; repeatable.")] = [],
     sweeps: Annotated[
         list[str], typer.Option("--sweep", metavar="KEY=A,B,C", help="Add an axis to the grid; repeatable.")
-    ] = [],  # noqa: B006
+    ] = [],
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where runs are kept.")] = Path("outputs"),
     jobs: Annotated[int | None, typer.Option(min=1, max=1024, metavar="N", help="Worker processes.")] = None,
     executor: Annotated[str, typer.Option(metavar="NAME[:KEY=VALUE,...]", help="How runs are spread.")] = "local",
     device: Device = None,
-    use: Use = [],  # noqa: B006
+    use: Use = [],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the runs as JSON lines; train nothing.")] = False,
     quiet: Quiet = False,
 ) -> None:
     """Train the runs of a recipe and print their folders. The same command again goes on where it stopped."""
-    stdin = sys.stdin.buffer.read() if "-" in (recipes or ()) else None
+    from lossgeo.documents import MAX_BYTES, read_named
+
+    stdin = sys.stdin.buffer.read(MAX_BYTES + 1) if "-" in (recipes or ()) else None
     # listening before torch is loaded, so that a batch system that stops the command early is told to try again
     with Interrupt().listening(signal.SIGINT, signal.SIGTERM) as interrupt:
-        from lossgeo.documents import read_named
         from lossgeo.executors import Executor
         from lossgeo.finding import used_files
         from lossgeo.recipe import read_recipe, resolve
@@ -118,7 +119,7 @@ def probe(
     ],
     at: Annotated[str, typer.Option(metavar="STEPS", help="last, first, all, or steps with commas.")] = "last",
     device: Device = None,
-    use: Use = [],  # noqa: B006
+    use: Use = [],
     quiet: Quiet = False,
 ) -> None:
     """Measure on the checkpoints of runs, as a probe in the recipe would have, and print the runs' folders."""
@@ -152,7 +153,7 @@ def report(
     ] = None,
     figure: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the figure: .png, .svg or .pdf.")] = None,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write one page with everything.")] = None,
-    use: Use = [],  # noqa: B006
+    use: Use = [],
     quiet: Quiet = False,
 ) -> None:
     """Turn the tables of runs into an answer: rows, and on request a figure or a page."""
@@ -185,7 +186,7 @@ def list_(
         str | None, typer.Argument(metavar="[KIND]", help="models, datasets, optimizers, probes, ...")
     ] = None,
     format_: Annotated[Format | None, typer.Option("--format", help="As for report.")] = None,
-    use: Use = [],  # noqa: B006
+    use: Use = [],
 ) -> None:
     """The components that a recipe can name, with their keys."""
     from lossgeo import formats
@@ -217,7 +218,8 @@ def main() -> NoReturn:
     try:
         app(standalone_mode=True)
     except LossgeoError as error:
-        say(f"error: {error}")
+        for line in str(error).splitlines():
+            say(f"error: {line}")
         sys.exit(error.exit_code)
     except OSError as error:
         say(f"error: {error}")

@@ -92,7 +92,7 @@ class Landscape:
         self._chain = Chain.of(module, loss, self._gradient)
         self._one = (torch.ones((), dtype=dtype, device=device),)
         self._check()
-        self._draws = self._draws_at_random()
+        self._draws = self.rehearse(2)
 
     # --- points ------------------------------------------------------------------------------------------------------
 
@@ -280,15 +280,26 @@ class Landscape:
         if tuple(outputs.shape) != wanted:
             raise UsageError(f"the model returns {tuple(outputs.shape)} for two examples where the task wants {wanted}")
 
-    def _draws_at_random(self) -> bool:
-        """Whether a forward pass in training mode consumes random numbers; found by trying, so any layer counts."""
+    def rehearse(self, batch_size: int) -> bool:
+        """A forward pass in training mode on that many examples, undone; whether it drew random numbers.
+
+        Found by trying, so any layer counts. A batch norm cannot take a last batch of one example, for instance.
+
+        Raises:
+            UsageError: the model cannot train on a batch of that size.
+        """
         generator = torch.default_generator
-        before = generator.get_state()
-        buffers = self.buffers()
-        with torch.no_grad():
-            self.module.train()
-            self.module(self.train.inputs[:2])
-        self.restore(buffers)
-        drew = not torch.equal(before, generator.get_state())
-        generator.set_state(before)
+        before, buffers = generator.get_state(), self.buffers()
+        try:
+            with torch.no_grad():
+                self.module.train()
+                self.module(self.train.inputs[:batch_size])
+        except ValueError as error:
+            raise UsageError(
+                f"the model cannot train on a batch of {batch_size}: {error}; change batch_size or dataset.train"
+            ) from error
+        finally:
+            drew = not torch.equal(before, generator.get_state())
+            self.restore(buffers)
+            generator.set_state(before)
         return drew

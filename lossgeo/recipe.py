@@ -142,6 +142,8 @@ class Recipe(Value):
             )
         module = self.model.build(data.task, generator(self.seed, "initialization"))
         made = Landscape(module, self.loss, data.task, data.train, data.test, getattr(torch, self.dtype), device)
+        size = data.train.size if self.batch_size == "full" else self.batch_size
+        made.rehearse(data.train.size % size or size)  # the last batch of an epoch is the smallest
         return made, data
 
 

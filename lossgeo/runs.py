@@ -21,12 +21,11 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-import yaml
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 import lossgeo
-from lossgeo.documents import read_document
+from lossgeo.documents import read_document, write_document
 from lossgeo.errors import LossgeoError, RunError, UsageError
 from lossgeo.files import remove_parts, set_aside, write_atomically
 from lossgeo.finding import used_files
@@ -112,8 +111,7 @@ class Run:
 
         Files that differ were edited there: they are set aside, and a sentence for each is returned.
         """
-        recipe = yaml.safe_dump(self.resolved.plain, sort_keys=False, allow_unicode=True).encode()
-        files = {self.folder / "recipe.yaml": recipe}
+        files = {self.folder / "recipe.yaml": write_document(self.resolved.plain)}
         files |= {self.folder / "components" / file.name: file.read_bytes() for file in self.resolved.used}
         notes = []
         for path, data in files.items():

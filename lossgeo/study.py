@@ -106,7 +106,7 @@ class Study:
             files = [run.folder / f"{name}.parquet" for run in self.runs]
             parts = [tables.read(file) for file in files if file.exists()]
             whole = pa.concat_tables(parts, promote_options="permissive") if parts else pa.table({})
-            self._tables[name] = whole.to_pandas()
+            self._tables[name] = whole.to_pandas(use_threads=False)
         return self._tables[name]
 
     def evaluations(self) -> pd.DataFrame:

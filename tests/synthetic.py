@@ -9,48 +9,12 @@ from typing import Any
 
 import yaml
 
-from lossgeo.tables import Column, Row, Table
+from lossgeo.probes.eigenvalues import Eigenvalues
+from lossgeo.probes.trace import Trace
+from lossgeo.tables import Row, Table
+from lossgeo.training import EVALUATIONS, STEPS
 
-LOGGED = (
-    Column("epoch", "float", "epochs", ""),
-    Column("loss", "float", "", ""),
-    Column("gradient_norm", "float", "", ""),
-    Column("lr", "float", "", ""),
-)
-EVALUATED = (
-    Column("epoch", "float", "epochs", ""),
-    Column("split", "string", "", ""),
-    Column("loss", "float", "", ""),
-    Column("accuracy", "float", "", ""),
-    Column("parameter_norm", "float", "", ""),
-    Column("distance", "float", "", ""),
-)
-COST = (
-    Column("matvecs", "int", "", ""),
-    Column("seconds", "float", "s", ""),
-    Column("samples", "int", "examples", ""),
-    Column("batch_norm", "string", "", ""),
-    Column("failure", "string", "", ""),
-)
-EIGENVALUES = (
-    Column("probe", "string", "", ""),
-    Column("operator", "string", "", ""),
-    Column("end", "string", "", ""),
-    Column("rank", "int", "", ""),
-    Column("eigenvalue", "float", "", ""),
-    Column("residual", "float", "", ""),
-    Column("converged", "bool", "", ""),
-    *COST,
-)
-TRACES = (
-    Column("probe", "string", "", ""),
-    Column("operator", "string", "", ""),
-    Column("method", "string", "", ""),
-    Column("value", "float", "", ""),
-    Column("stderr", "float", "", ""),
-    *COST,
-)
-COLUMNS = {"steps": LOGGED, "evaluations": EVALUATED, "eigenvalues": EIGENVALUES, "trace": TRACES}
+COLUMNS = {"steps": STEPS, "evaluations": EVALUATIONS, "eigenvalues": Eigenvalues.table(), "trace": Trace.table()}
 
 
 def recipe(**changes: Any) -> dict[str, Any]:

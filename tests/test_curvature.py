@@ -253,6 +253,16 @@ def test_batch_statistics_are_those_of_the_whole_set_and_move_nothing() -> None:
     assert not torch.allclose(whole, landscape.outputs(theta, landscape.train.inputs, "eval"))
 
 
+def test_a_batch_that_the_model_cannot_train_on_is_refused_before_training(noisy: Landscape) -> None:
+    before, state = noisy.buffers(), torch.random.get_rng_state()
+    with pytest.raises(UsageError, match=r"cannot train on a batch of 1.*change batch_size"):
+        noisy.rehearse(1)  # a batch norm has no variance of one example
+    assert noisy.rehearse(2)
+    assert all(torch.equal(b, before[n]) for n, b in noisy.buffers().items())
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert not landscape_of("mlp").rehearse(1)
+
+
 def test_a_model_of_the_wrong_shape_is_refused() -> None:
     with pytest.raises(UsageError, match=r"returns \(2, 3\).*wants \(2, 4\)"):
         Landscape(nn.Linear(6, 3), find(Loss, "mse")(), Task((6,), CLASSES, "classes"), data((6,)), data((6,)))

@@ -74,6 +74,23 @@ def test_gradient_is_the_closed_form(name: str, kind: Targets) -> None:
     np.testing.assert_allclose(f.grad, expected / N, rtol=1e-13, atol=1e-16)
 
 
+@pytest.mark.parametrize("generic", [False, True])
+@pytest.mark.parametrize(("name", "kind"), CASES)
+def test_slope_is_the_mean_and_its_derivative(name: str, kind: Targets, generic: bool) -> None:
+    outputs, targets, task = _example(kind)
+    loss = find(Loss, name)()
+    prepared = loss.prepare(torch.from_numpy(targets), task, torch.float64)
+    f = torch.from_numpy(outputs).requires_grad_()
+    mean = loss.mean(f, prepared)
+    mean.backward()
+    given = torch.from_numpy(outputs)
+    with torch.no_grad():  # as the training loop asks for it
+        value, slope = Loss.slope(loss, given, prepared) if generic else loss.slope(given, prepared)
+    assert float(value) == pytest.approx(float(mean.detach()), rel=1e-14)
+    np.testing.assert_allclose(slope, f.grad, rtol=1e-13, atol=1e-16)
+    assert torch.equal(given, torch.from_numpy(_example(kind)[0]))
+
+
 @pytest.mark.parametrize(("name", "kind"), CASES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_prepared_targets_are_idle_and_of_the_run_s_dtype(name: str, kind: Targets, dtype: torch.dtype) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
@@ -83,6 +84,22 @@ def test_a_command_prints_what_the_readme_shows(command: str, home: Path) -> Non
         assert NUMBER.sub("#", said) == NUMBER.sub("#", line)
         for a, b in zip(NUMBER.findall(said), NUMBER.findall(line), strict=True):
             assert float(a) == pytest.approx(float(b), rel=0.02)
+
+
+@pytest.mark.slow
+def test_the_headline_is_what_its_command_gives(tmp_path: Path) -> None:
+    said = re.search(r"batch_size\^(\S+) \[(\S+), (\S+)\] over (\d+) seeds", README)
+    assert said
+    (line,) = re.findall(r"^    (lossgeo train sharpness_vs_batch_size .+)$", README, re.MULTILINE)
+    command = line.replace("lossgeo", f"{shlex.quote(sys.executable)} -m lossgeo") + " --format json"
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=True)
+    rows = json.loads(done.stdout)
+    assert len(rows) == 8
+    assert {row["used"] for row in rows} == {int(said[4])}
+    for key, number in zip(("slope", "slope_low", "slope_high"), said.groups(), strict=False):
+        assert rows[0][key] == pytest.approx(float(number), abs=0.01)  # two decimals, and other CPUs' rounding
+    assert f"note: lambda_max ~ {said[0].partition(' over')[0]}" in done.stderr
+    assert (tmp_path / "sharpness.png").stat().st_size > 10_000
 
 
 def test_the_example_component_works_as_it_stands(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from lossgeo.times import MAX_STEPS, Times
+from lossgeo.times import MAX_STEPS, Agenda, Times
 
 STEPS = st.integers(1, 300)
 TIMES = st.builds(
@@ -58,6 +58,19 @@ def test_following_walks_over_every_due_step_and_nothing_else_but_the_end(times:
     assert walked == sorted(set(walked))
     assert set(due(times, steps)) - {0} <= set(walked)
     assert set(walked) <= {*due(times, steps), steps}
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(TIMES, STEPS, st.integers(0, 300), st.lists(st.integers(1, 7), min_size=1, max_size=30))
+def test_an_agenda_says_what_the_times_say(times: Times, steps: int, start: int, strides: list[int]) -> None:
+    # training begins anywhere, and a block of steps may end before the next one that is due
+    agenda = Agenda(times, steps)
+    step = min(start, steps)
+    for stride in strides:
+        assert agenda.due(step) == times.due(step, steps)
+        if step < steps:
+            assert agenda.following(step) == times.following(step, steps)
+        step = min(step + stride, steps)
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)
