@@ -11,42 +11,23 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 
 import torch
 
 from lossgeo.batches import batches
 from lossgeo.containment import contained
-from lossgeo.datasets import Data, Dataset
-from lossgeo.errors import RunError, Stopped, UsageError
-from lossgeo.files import set_aside
-from lossgeo.landscape import Landscape, Memory, Point
+from lossgeo.datasets import Data
+from lossgeo.errors import Stopped
+from lossgeo.landscape import Landscape, Memory
 from lossgeo.machine import cores, environment, fastest_threads, pick_device
-from lossgeo.packing import packed, restored
+from lossgeo.packing import packed
 from lossgeo.randomness import generator
-from lossgeo.recipe import Recipe
-from lossgeo.runs import FINISHED, Manifest, Run
+from lossgeo.resuming import finished, opened, resumed
+from lossgeo.runs import Manifest, Run
 from lossgeo.signals import Interrupt
-from lossgeo.tables import Column, Row, Table, read
+from lossgeo.tables import Row
 from lossgeo.task import Examples
-from lossgeo.times import MAX_STEPS, Agenda
-
-STEPS = (
-    Column("epoch", "float", "epochs", "passes over the training data so far"),
-    Column("loss", "float", "loss", "on the batch, before the step"),
-    Column("gradient_norm", "float", "loss / parameter", "Euclidean norm of the batch's gradient, before the step"),
-    Column("lr", "float", "", "learning rate of the step"),
-)
-EVALUATIONS = (
-    Column("epoch", "float", "epochs", "passes over the training data so far"),
-    Column("split", "string", "", "train or test: the whole of it"),
-    Column("loss", "float", "loss", "mean over the examples"),
-    Column("accuracy", "float", "fraction", "share of examples whose class is right; null where targets are values"),
-    Column("gradient_norm", "float", "loss / parameter", "of the full gradient; null where no rule asks for it"),
-    Column("parameter_norm", "float", "parameter", "Euclidean norm of theta"),
-    Column("distance", "float", "parameter", "Euclidean distance from the start"),
-)
+from lossgeo.times import Agenda
 
 FLUSH_SECONDS = 10.0  # between two writes of the tables where no checkpoint comes first
 SAFETY_SECONDS = 60.0  # the most work that a kill may cost, where no checkpoint is due
@@ -88,46 +69,6 @@ def train(run: Run, interrupt: Interrupt, workers: int = 1) -> Iterator[Progress
             yield from _Training(run, landscape, data, interrupt, workers, edited).loop()
 
 
-def finished(run: Run) -> bool:
-    """Whether nothing is left to train: the run has ended, and its recipe and all its tables are as they were left.
-
-    Raises:
-        RunError: its manifest cannot be read, or its data changed since.
-    """
-    if run.manifest().get("status") not in FINISHED or _lost(run) or not run.untouched():
-        return False
-    with contained(run):
-        try:
-            run.check_data(_sha256(run.recipe.dataset))
-        except UsageError:  # data that are no longer there, or cannot be read here, are no reason to do anything
-            return True
-    return True
-
-
-@cache
-def _sha256(dataset: Dataset) -> str:
-    """Of a dataset's content now, read once a process: the runs of a sweep share it."""
-    return dataset.load().sha256
-
-
-def _tables(recipe: Recipe) -> dict[str, tuple[Column, ...]]:
-    """The tables that training fills, by name."""
-    return {"steps": STEPS, "evaluations": EVALUATIONS} | {p.component_name(): p.table() for p in recipe.probes}
-
-
-def _lost(run: Run) -> list[Path]:
-    """The tables of the training that cannot be read, or are gone."""
-    begun = "step" in run.manifest()  # which is noted after the first of all tables were written
-    lost = []
-    for path in (run.folder / f"{name}.parquet" for name in _tables(run.recipe)):
-        try:
-            if begun or path.exists():
-                read(path)
-        except RunError:
-            lost.append(path)
-    return lost
-
-
 class _Training:
     """One run on its way: the point, the probes' memories, the tables."""
 
@@ -151,7 +92,6 @@ class _Training:
         first = landscape.evaluate(self.start, landscape.train).loss
         # never infinite, so that an infinite loss is above it
         self.limit = min(self.recipe.divergence * first, sys.float_info.max) if first > 0 else sys.float_info.max
-        self.notes = notes
         self.diverged: str | None = None  # why, once it has
         self.loss = first  # the last one seen
         self.noise = generator(self.recipe.seed, "noise")
@@ -162,8 +102,9 @@ class _Training:
         )
         self.probes = [(probe, Agenda(probe, steps)) for probe in recipe.probes]
         self._describe(data)
-        self.point = self._resumed(int(manifest.get("step", MAX_STEPS)))
-        self.tables = self._opened()
+        self.point, lost = resumed(run, landscape, self.noise, self.memories)
+        self.notes = [*notes, *lost]
+        self.tables = opened(run, self.point.step)
         # measured before: by a process that was killed after its last checkpoint, or by `lossgeo probe`
         self.measured = {(r.get("probe"), r["step"]) for t in self.tables.values() for r in t.rows}
 
@@ -337,35 +278,6 @@ class _Training:
             data=described,
             **environment(),
         )
-
-    def _resumed(self, reached: int) -> Point:
-        """The point of the newest whole checkpoint up to the step `reached`, where the tables end; or the start."""
-        theta = self.landscape.start()
-        fresh = Point(0, theta, self.recipe.optimizer.init(self.landscape, theta))
-        lost = _lost(self.run)
-        if lost:
-            # Rows before a checkpoint cannot be had back but by training again, which gives the same ones. From here on
-            # the tables end at step 0, so that no later checkpoint is gone on from before training has passed it.
-            self.run.note(step=0)
-            for path in lost:
-                fate = f"was torn and is kept as {set_aside(path, 'torn').name}" if path.exists() else "is gone"
-                self.notes.append(f"{path} {fate}; training again from the start")
-            return fresh
-        for step in sorted((s for s in self.run.checkpoints() if s <= reached), reverse=True):
-            try:
-                tensors = self.run.load(step)
-            except RunError as error:
-                self.notes.append(f"{error}; an earlier one serves in its place")
-                continue
-            return restored(self.landscape, step, tensors, self.memories, self.noise)
-        return fresh
-
-    def _opened(self) -> dict[str, Table]:
-        """The tables; rows of steps that are yet to come again are left out where nothing would replace them."""
-        tables = {name: self.run.table(name, columns) for name, columns in _tables(self.recipe).items()}
-        for name in ("steps", "evaluations"):
-            tables[name].keep(row["step"] < self.point.step for row in tables[name].rows)
-        return tables
 
     def _progress(self, note: str | None = None) -> Progress:
         return Progress(self.point.step, self.steps, self.loss, note)

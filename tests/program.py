@@ -24,9 +24,10 @@ from safetensors.torch import load_file
 from lossgeo.documents import read_document
 from lossgeo.finding import used_files
 from lossgeo.recipe import resolve
+from lossgeo.resuming import _sha256
 from lossgeo.runs import Run
 from lossgeo.signals import Interrupt
-from lossgeo.training import Progress, _sha256, train
+from lossgeo.training import Progress, train
 
 TIMES = ("seconds",)  # columns that differ between two equal runs
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}

@@ -11,8 +11,8 @@ import yaml
 
 from lossgeo.probes.eigenvalues import Eigenvalues
 from lossgeo.probes.trace import Trace
+from lossgeo.resuming import EVALUATIONS, STEPS
 from lossgeo.tables import Row, Table
-from lossgeo.training import EVALUATIONS, STEPS
 
 COLUMNS = {"steps": STEPS, "evaluations": EVALUATIONS, "eigenvalues": Eigenvalues.table(), "trace": Trace.table()}
 

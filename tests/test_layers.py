@@ -17,6 +17,7 @@ LAYERS = [
     {"executors"},
     {"probing"},
     {"training"},
+    {"resuming"},
     {"batches", "containment", "packing"},
     {"schema", "runs"},
     {"recipe"},

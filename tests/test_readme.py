@@ -14,7 +14,7 @@ from program import lossgeo
 
 from lossgeo.catalog import catalog, interfaces
 from lossgeo.probes import Probe
-from lossgeo.training import EVALUATIONS, STEPS
+from lossgeo.resuming import EVALUATIONS, STEPS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

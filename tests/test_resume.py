@@ -30,8 +30,8 @@ from program import (
     written,
 )
 
-from lossgeo import training
 from lossgeo.errors import Stopped
+from lossgeo.resuming import finished
 from lossgeo.signals import Interrupt
 
 FORK = multiprocessing.get_context("fork")
@@ -355,5 +355,5 @@ def test_the_program_killed_at_random_moments(tmp_path: Path) -> None:
     assert out == f"outputs/tiny/{folder.name}\n"
     assert content(folder) == whole
     assert checkpoints(folder)
-    assert training.finished(a_run(tmp_path / "outputs", **changes))
+    assert finished(a_run(tmp_path / "outputs", **changes))
     until(lambda: process.poll() is not None)

@@ -21,10 +21,11 @@ from lossgeo.errors import RunError, Stopped
 from lossgeo.executors import Outcome, attempt, ended
 from lossgeo.executors.local import Local
 from lossgeo.recipe import resolve
+from lossgeo.resuming import _sha256, finished
 from lossgeo.runs import Run, left_behind
 from lossgeo.signals import Interrupt
 from lossgeo.study import Study
-from lossgeo.training import _sha256, finished, train
+from lossgeo.training import train
 
 SHORT: dict[str, Any] = {"steps": 20, "checkpoint": {"every": 5}, "evaluate": {"every": 5}}
 

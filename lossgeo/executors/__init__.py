@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 from lossgeo.component import Component
 from lossgeo.errors import LossgeoError, Stopped
+from lossgeo.resuming import finished
 from lossgeo.runs import Run
 from lossgeo.signals import Interrupt
-from lossgeo.training import Progress, finished
+from lossgeo.training import Progress
 
 
 @dataclass(frozen=True)
