@@ -207,7 +207,7 @@ def read_recipe(source: str, stdin: bytes | None = None) -> Document:
     if not os.path.isfile(path):  # unlike Path.is_file it takes a name of any length
         shipped = {p.stem: p for p in sorted(shipped_recipes().glob("*.yaml"))}
         if source not in shipped:
-            raise UsageError(f"{source}: no such file, nor a recipe of that name; shipped are {', '.join(shipped)}")
+            raise UsageError(f"{source}: no such file, nor a recipe that comes with lossgeo; {hint(source, shipped)}")
         path = shipped[source]
     try:
         with path.open("rb") as file:

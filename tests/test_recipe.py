@@ -388,7 +388,7 @@ def test_a_recipe_from_standard_input() -> None:
 @pytest.mark.parametrize("source", ["missing", "x" * 5000, "a\0b", "", "/", ".", "../quickstart", "quickstart.yaml/x"])
 def test_what_is_no_recipe_file_is_told_with_the_shipped_ones(source: str, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UsageError, match=r"no such file, nor a recipe of that name; shipped are .*quickstart"):
+    with pytest.raises(UsageError, match=r"no such file, nor a recipe that comes with lossgeo; .*quickstart"):
         read_recipe(source)
 
 

@@ -53,7 +53,8 @@ def log_ticks(axis: Axes) -> None:
     widen = max(1.5 / (high / low), 1.0) ** 0.5  # values within a few percent should look alike, not fill the panel
     axis.set_ylim(low / widen, high * widen)
     # below half a decade, 1-2-5 ticks would leave one label or none
-    locator = MaxNLocator(5) if high < 4 * low else LogLocator(subs=(1, 2, 5) if high < 200 * low else (1,))
+    subs = (1, 2, 3, 5, 7) if high < 20 * low else (1, 2, 5) if high < 200 * low else (1,)
+    locator = MaxNLocator(5) if high < 4 * low else LogLocator(subs=subs)
     axis.yaxis.set_major_locator(locator)
     axis.yaxis.set_minor_locator(NullLocator())
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.6g}"))
