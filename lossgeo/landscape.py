@@ -11,7 +11,6 @@ nothing.
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -256,16 +255,6 @@ class Landscape:
         outputs, vectors = zip(*pairs, strict=True)
         second = torch.autograd.grad(outputs, self._learning, vectors, retain_graph=keep, allow_unused=True)
         return self._flatten(second)
-
-    def free_memory(self) -> int:
-        """Bytes that the device can still give."""
-        if self.device.type == "cuda":
-            return int(torch.cuda.mem_get_info(self.device)[0])
-        try:
-            with open("/proc/meminfo") as file:  # Linux: what can be had without swapping, page cache included
-                return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
-        except OSError:
-            return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
 
     # --- checks at construction --------------------------------------------------------------------------------------
 

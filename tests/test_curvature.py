@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import random
 from collections.abc import Iterator
 
@@ -17,7 +18,8 @@ from lossgeo.finding import find
 from lossgeo.landscape import Landscape, Point
 from lossgeo.losses import Loss
 from lossgeo.models import Model
-from lossgeo.operators.hessian import Hessian, graph_bytes
+from lossgeo.operators import hessian
+from lossgeo.operators.hessian import Hessian, free_memory, graph_bytes
 from lossgeo.probes.eigenvalues import Eigenvalues
 from lossgeo.probes.trace import Trace
 from lossgeo.randomness import generator
@@ -100,7 +102,7 @@ def test_rebuilt_graphs_give_the_products_of_kept_ones(monkeypatch: pytest.Monke
     vector = torch.randn(landscape.size, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
     kept = Hessian().at(landscape, landscape.start(), landscape.train, "eval") @ vector
     # room for one chunk of the four
-    monkeypatch.setattr(landscape, "free_memory", lambda: 1)
+    monkeypatch.setattr(hessian, "free_memory", lambda device: 1)
     operator = Hessian().at(landscape, landscape.start(), landscape.train, "eval")
     for _ in range(2):
         assert ((operator @ vector) - kept).norm() <= 1e-14 * kept.norm()
@@ -116,6 +118,11 @@ def test_the_memory_of_a_graph_grows_with_the_examples_behind_it() -> None:
     least = 8 * (6 + 7 + 5 + CLASSES)
     assert sizes[8] >= 8 * least
     assert sizes[16] - sizes[8] >= 8 * least
+
+
+def test_free_memory_is_what_the_machine_says() -> None:
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert 0 < free_memory(torch.device("cpu")) <= total
 
 
 def test_a_hessian_refuses_to_be_used_after_theta_moved() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, final
 
 import torch
@@ -26,7 +27,7 @@ class Hessian(Operator):
     def at(
         self, landscape: Landscape, theta: torch.Tensor, examples: Examples, batch_norm: BatchNormMode
     ) -> LinearOperator:
-        room = landscape.free_memory() // 2
+        room = free_memory(landscape.device) // 2
         kept: list[list[torch.Tensor | None]] = []
         fitting = examples.size  # how many chunks' graphs fit; known once the first, the largest, is built
         for number, loss in enumerate(landscape.losses(theta, examples, batch_norm)):
@@ -67,3 +68,14 @@ def graph_bytes(outputs: list[torch.Tensor | None]) -> int:
         seen |= following
         waiting += following
     return sum(storages.values())
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that a device can still give."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        with open("/proc/meminfo") as file:  # Linux: what can be had without swapping, page cache included
+            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
+    except OSError:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
