@@ -10,11 +10,10 @@ nothing.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import nn
@@ -33,13 +32,36 @@ CHUNK = 1024  # examples evaluated at once
 CHUNK_CONVOLUTION = 256  # a prototype on two cores: 79 ms a gradient in chunks of 256, 115 ms in one piece
 
 
+class Preconditions(Protocol):
+    """The optimizer, as far as a measurement needs it."""
+
+    def preconditioner(self, theta: torch.Tensor, state: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The diagonal D (P,) of its step theta <- theta - lr D^-1 m."""
+
+
 @dataclass
 class Point:
-    """Where training stands."""
+    """Where training stands.
+
+    `scratch` is for the probes at this point: what one has computed already, for those after it. The values of a probe
+    never depend on what is there, only its cost does. It is emptied before the next step.
+    """
 
     step: int
     theta: torch.Tensor  # (P,); BatchNorm statistics and other buffers are the landscape's
     state: dict[str, torch.Tensor]  # the optimizer's
+    optimizer: Preconditions | None = None
+    scratch: dict[str, Any] = field(default_factory=dict)
+
+    def preconditioner(self) -> torch.Tensor:
+        """The diagonal D (P,) of the optimizer's step theta <- theta - lr D^-1 m.
+
+        Raises:
+            ValueError: no optimizer is known here, or it has not taken a step yet.
+        """
+        if self.optimizer is None:
+            raise ValueError("no optimizer is known at this point, so its preconditioner is not")
+        return self.optimizer.preconditioner(self.theta, self.state)
 
 
 class Evaluation(NamedTuple):
@@ -75,7 +97,7 @@ class Landscape:
         self.device = torch.device(device)
         self.train = self._prepared(loss, train)
         self.test = self._prepared(loss, test)
-        self._loss = loss
+        self.loss = loss
         self._parameters = list(module.parameters())
         self._learning = tuple(p for p in self._parameters if p.requires_grad)
         if not self._learning:
@@ -92,6 +114,9 @@ class Landscape:
         self._one = (torch.ones((), dtype=dtype, device=device),)
         self._check()
         self._draws = self.rehearse(2)
+        # seconds of a gradient over so many examples in such a mode and precision, by such parameters; filled by those
+        # who measure it, once it was seen to be repeatable
+        self.gradient_seconds: dict[tuple[int, BatchNormMode, torch.dtype, tuple[str, ...]], float] = {}
 
     # --- points ------------------------------------------------------------------------------------------------------
 
@@ -108,7 +133,7 @@ class Landscape:
         for name, buffer in self.module.named_buffers():
             buffer.copy_(buffers[name])
 
-    def _go_to(self, theta: torch.Tensor) -> None:
+    def go_to(self, theta: torch.Tensor) -> None:
         """Make the parameters views of theta."""
         if theta is self._theta:
             return
@@ -126,11 +151,11 @@ class Landscape:
         The gradient is a buffer that the next call overwrites. `generator` feeds dropout; without dropout it stays as
         it is.
         """
-        self._go_to(theta)
+        self.go_to(theta)
         if self._chain is not None:
             return self._chain.differentiate(*batch), self._gradient
         with self._lent(generator):
-            loss = self._loss.mean(self.module(batch.inputs), batch.targets)
+            loss = self.loss.mean(self.module(batch.inputs), batch.targets)
         # torch.autograd.grad without the checks of its arguments: 10 of a small network's 130 microseconds a step
         pieces = _engine_run_backward((loss,), self._one, False, False, self._learning, True, accumulate_grad=False)
         self._flatten(pieces, out=self._gradient)
@@ -168,8 +193,17 @@ class Landscape:
         """The module at theta with dropout off; everything but the last theta asked for is as it was afterwards.
 
         `batch_norm`: "eval" normalizes with the running statistics, "batch" with those of the examples at hand, which
-        does not move the running ones.
+        does not move the running ones. A theta of another precision takes the buffers with it.
         """
+        # other tensors in their places: a graph built now goes on referring to these
+        others = [
+            (m._buffers, name, b)
+            for m in self.module.modules()
+            for name, b in m._buffers.items()
+            if b is not None and b.is_floating_point() and b.dtype != theta.dtype
+        ]
+        for place, name, buffer in others:
+            place[name] = buffer.to(theta.dtype)
         flags = [(m, m.training) for m in self.module.modules()]
         state = torch.default_generator.get_state()
         self.module.eval()
@@ -177,7 +211,7 @@ class Landscape:
             for norm in self._norms:
                 norm.training = True
                 norm.track_running_stats = False  # torch then uses the batch's statistics and leaves the buffers alone
-        self._go_to(theta)
+        self.go_to(theta)
         try:
             yield
         finally:
@@ -186,6 +220,8 @@ class Landscape:
             if batch_norm == "batch":
                 for norm in self._norms:
                     norm.track_running_stats = True
+            for place, name, buffer in others:
+                place[name] = buffer
             torch.default_generator.set_state(state)
 
     def chunks(self, examples: Examples, batch_norm: BatchNormMode = "eval") -> Iterator[tuple[Examples, float]]:
@@ -194,10 +230,10 @@ class Landscape:
         With batch statistics every output depends on every example, so there is one piece.
         """
         step = examples.size if batch_norm == "batch" and self._norms else self.chunk
-        total = self._loss.weight(examples.targets)
+        total = self.loss.weight(examples.targets)
         for begin in range(0, examples.size, step):
             piece = examples.rows(slice(begin, begin + step))
-            yield piece, self._loss.weight(piece.targets) / total
+            yield piece, self.loss.weight(piece.targets) / total
 
     def outputs(self, theta: torch.Tensor, inputs: torch.Tensor, batch_norm: BatchNormMode = "eval") -> torch.Tensor:
         """Outputs (N, C) for inputs (N, ...), without a graph."""
@@ -207,65 +243,38 @@ class Landscape:
 
     def evaluate(self, theta: torch.Tensor, examples: Examples, batch_norm: BatchNormMode = "eval") -> Evaluation:
         """Loss and accuracy on all examples; costs one forward pass over them."""
-        loss, correct = 0.0, 0.0
+        loss, correct, counted = 0.0, 0, 0
         with self.measuring(theta, batch_norm), torch.no_grad():
             for piece, share in self.chunks(examples, batch_norm):
                 outputs = self.module(piece.inputs)
-                loss += share * float(self._loss.mean(outputs, piece.targets))
+                loss += share * float(self.loss.mean(outputs, piece.targets))
                 if self.task.targets == "classes":
-                    labels = piece.targets if piece.targets.ndim == 1 else piece.targets.argmax(1)
-                    correct += float((outputs.argmax(1) == labels).sum())
-        return Evaluation(loss, correct / examples.size if self.task.targets == "classes" else None)
+                    labels = piece.targets if piece.targets.ndim < outputs.ndim else piece.targets.argmax(-1)
+                    correct += int((outputs.argmax(-1) == labels).sum())
+                    counted += int((labels >= 0).sum())  # a class below 0 does not count
+        return Evaluation(loss, correct / counted if self.task.targets == "classes" else None)
 
     def mean_gradient(
         self, theta: torch.Tensor, examples: Examples, batch_norm: BatchNormMode = "eval"
     ) -> torch.Tensor:
         """The gradient (P,) of the loss on all examples, in measuring mode; costs one gradient over them."""
         total = torch.zeros_like(theta)
-        for loss in self.losses(theta, examples, batch_norm):
-            total += self._flatten(torch.autograd.grad(loss, self._learning, allow_unused=True))
+        with self.measuring(theta, batch_norm), torch.enable_grad():
+            for piece, share in self.chunks(examples, batch_norm):
+                loss = share * self.loss.mean(self.module(piece.inputs), piece.targets)
+                total += self._flatten(torch.autograd.grad(loss, self._learning, allow_unused=True))
         return total
-
-    def losses(
-        self, theta: torch.Tensor, examples: Examples, batch_norm: BatchNormMode = "eval", skip: int = 0
-    ) -> Iterator[torch.Tensor]:
-        """Each chunk's part of the loss on all examples, with its graph; the first `skip` chunks are left out."""
-        for piece, share in itertools.islice(self.chunks(examples, batch_norm), skip, None):
-            with self.measuring(theta, batch_norm), torch.enable_grad():
-                loss = share * self._loss.mean(self.module(piece.inputs), piece.targets)
-            yield loss
-
-    def gradient_graph(self, loss: torch.Tensor) -> list[torch.Tensor | None]:
-        """The gradient of a chunk's loss, with a graph of its own from which second derivatives start."""
-        return list(torch.autograd.grad(loss, self._learning, create_graph=True, allow_unused=True))
-
-    def backward(self, gradient: list[torch.Tensor | None], vector: torch.Tensor, keep: bool) -> torch.Tensor:
-        """The derivative (P,) of gradient . vector, from a gradient's graph; `keep` the graph for another vector.
-
-        Pieces that do not depend on theta (frozen or unused parameters, a loss linear in them) contribute zero.
-        """
-        pieces = [
-            piece.view(parameter.shape)
-            for piece, parameter in zip(torch.split(vector, self.sizes), self._parameters, strict=True)
-            if parameter.requires_grad
-        ]
-        pairs = [(g, v) for g, v in zip(gradient, pieces, strict=True) if g is not None and g.requires_grad]
-        if not pairs:
-            return torch.zeros_like(vector)
-        outputs, vectors = zip(*pairs, strict=True)
-        second = torch.autograd.grad(outputs, self._learning, vectors, retain_graph=keep, allow_unused=True)
-        return self._flatten(second)
 
     # --- checks at construction --------------------------------------------------------------------------------------
 
     def _prepared(self, loss: Loss, examples: Examples) -> Examples:
-        inputs = examples.inputs.to(self.device, self.dtype)
+        inputs = examples.inputs.to(self.device, self.dtype if self.task.vocabulary is None else torch.int64)
         return Examples(inputs, loss.prepare(examples.targets, self.task, self.dtype).to(self.device))
 
     def _check(self) -> None:
         """Refuse early: a model that does not fit its task."""
         outputs = self.outputs(self._start, self.train.inputs[:2])
-        wanted = (min(2, self.train.size), self.task.outputs)
+        wanted = (min(2, self.train.size), *self.task.output_shape)
         if tuple(outputs.shape) != wanted:
             raise UsageError(f"the model returns {tuple(outputs.shape)} for two examples where the task wants {wanted}")
 

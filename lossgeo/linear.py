@@ -2,25 +2,67 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 
 
-class LinearOperator:
-    """A symmetric map on R^P, given by v -> A v; counts its products.
+class Contributions(NamedTuple):
+    """What each of M examples adds to quadratic forms v'Av of an operator that is a weighted mean over N of them.
 
-    `size` is P; `dtype` and `device` are those of the vectors it takes and returns. `gradients` is the price of one
-    product in gradients over the same data, as far as it is known.
+    Where M < N the forms are those of the mean over the M alone.
+    """
+
+    forms: torch.Tensor  # (K, M) float64; the sum over the examples is v'Av
+    shares: torch.Tensor  # (M,) float64, each example's share of the mean; they sum to 1
+    examples: int  # N
+
+    def stderr(self) -> torch.Tensor:
+        """The standard error (K,) of v'Av over N examples as an estimate for the population that they were drawn from.
+
+        sqrt( M / N  M / (M - 1) sum_i (f_i - s_i sum_j f_j)^2 ), the ratio estimator's; with equal shares the deviation
+        of the examples' values over sqrt(N). Infinite for one example.
+        Source: Cochran 1977, Sampling Techniques, equation 6.13.
+        """
+        m = len(self.shares)
+        if m < 2:
+            return self.forms.new_full((len(self.forms),), float("inf"))
+        rest = self.forms - self.shares * self.forms.sum(1, keepdim=True)
+        return (rest.square().sum(1) * m / (m - 1) * m / self.examples).sqrt()
+
+
+class LinearOperator:
+    """A symmetric map on R^P, given by v -> A v. It counts what it costs: `products` so far, and their `seconds`.
+
+    size, dtype, device  P, and those of the vectors it takes and returns
+    contributions        for vectors (K, P), what each example adds to every v'Av; None where A is no mean over examples
+    sampling             for vectors (K, P), the standard error (K,) of v'Av from A's own random draws; None: has none
+    room                 how many vectors (P,) may be held at once beside what A itself holds; None: no limit is set
+    note                 how the products are made, for the record
     """
 
     def __init__(
-        self, size: int, matvec: Callable[[torch.Tensor], torch.Tensor], dtype: torch.dtype, device: torch.device
+        self,
+        size: int,
+        matvec: Callable[[torch.Tensor], torch.Tensor],
+        dtype: torch.dtype,
+        device: torch.device,
+        contributions: Callable[[torch.Tensor], Contributions] | None = None,
+        sampling: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        room: int | None = None,
+        note: str = "",
     ) -> None:
         self.size = size
         self.dtype = dtype
         self.device = device
+        self.contributions = contributions
+        self.sampling = sampling
+        self.room = room
+        self.note = note
         self.products = 0
+        self.seconds = 0.0
         self._matvec = matvec
 
     def __matmul__(self, vectors: torch.Tensor) -> torch.Tensor:
@@ -32,5 +74,8 @@ class LinearOperator:
             raise ValueError(f"the operator takes (P,) or (P, K) with P = {self.size}, not {tuple(vectors.shape)}")
         if vectors.ndim == 2:
             return torch.stack([self @ column for column in vectors.T], dim=1)
+        begin = time.perf_counter()
+        product = self._matvec(vectors)
         self.products += 1
-        return self._matvec(vectors)
+        self.seconds += time.perf_counter() - begin
+        return product

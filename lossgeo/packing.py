@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from lossgeo.landscape import Landscape, Memory, Point
+from lossgeo.optimizers import Optimizer
 from lossgeo.runs import Tensors
 
 
@@ -21,6 +22,7 @@ def restored(
     step: int,
     tensors: Tensors,
     memories: dict[str, Memory],
+    optimizer: Optimizer,
     noise: torch.Generator | None = None,
 ) -> Point:
     """The point in such tensors; sets the landscape's buffers, the probes' memories and the noise stream to it."""
@@ -36,4 +38,4 @@ def restored(
     theta = groups[""]["theta"].to(landscape.device)
     # what stands beside theta lives where theta lives; counters and the like stay on the CPU
     state = {n: t.to(theta.device) if t.shape == theta.shape else t for n, t in groups.get("state", {}).items()}
-    return Point(step, theta, state)
+    return Point(step, theta, state, optimizer)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -43,6 +43,8 @@ def probe(
         landscape, data = run.recipe.landscape(pick_device(device or run.recipe.device))
         torch.set_num_threads(int(run.manifest().get("threads", 1)))
         run.check_data(data.sha256)
+        for p in probes:
+            p.check(landscape)
         tables: dict[str, Table] = {}
         for p in probes:
             if p.component_name() not in tables:
@@ -53,6 +55,7 @@ def probe(
         # a failure may have passed
         todo = [(step, p) for step in steps for p in probes if there.get((p.key(), step), "missing") is not None]
         broken = []
+        scratch: dict[int, dict[str, Any]] = {}  # what probes at one step have in common, as in training
         for number, (step, p) in enumerate(todo, start=1):
             if interrupt:
                 raise Stopped(interrupt.signum)
@@ -62,15 +65,19 @@ def probe(
             except RunError as error:
                 broken.append(str(error))
                 continue
-            point = restored(landscape, step, tensors, memories)
+            point = restored(landscape, step, tensors, memories, run.recipe.optimizer)
+            scratch = {step: scratch.get(step, point.scratch)}
+            point.scratch = scratch[step]
             table = tables[p.component_name()]
             if (p.key(), step) in there:
                 table.drop(p.key(), step)
-            rows, _ = p.rows(landscape, point, memories[p.key()], run.recipe.seed)
-            for row in rows:
+            found = p.measured(landscape, point, memories[p.key()], run.recipe.seed)
+            for row in found.rows:
                 table.append({"run": run.id} | row)
             table.flush()
-            failed = next((row["failure"] for row in rows if row.get("failure")), None)
+            if found.vectors:
+                run.keep(p.key(), step, found.vectors)
+            failed = next((row["failure"] for row in found.rows if row.get("failure")), None)
             note = f"{run.folder}: {p.component_name()} at step {step} failed: {failed}" if failed else None
             yield Progress(number, len(todo), note=note)
         if broken:

@@ -91,7 +91,9 @@ class Recipe(Value):
         description="a batch loss above this multiple of the first training loss ends the run as diverged",
     )
     seed: int = Field(default=0, ge=0, lt=2**63, description="of initialization, batch order, noise and probes")
-    dtype: Literal["float32", "float64"] = Field(default="float32", description="of parameters, data and probes")
+    dtype: Literal["float32", "float64", "bfloat16"] = Field(
+        default="float32", description="of parameters and data; probes compute in float32 at least"
+    )
     device: str = Field(
         default="auto", pattern=r"^(auto|cpu|cuda(:[0-9]+)?|mps)$", description="auto: a GPU where there is one"
     )

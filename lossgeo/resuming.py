@@ -98,9 +98,10 @@ def resumed(
             except RunError as error:
                 notes.append(f"{error}; an earlier one serves in its place")
                 continue
-            return restored(landscape, step, tensors, memories, noise), notes
+            return restored(landscape, step, tensors, memories, run.recipe.optimizer, noise), notes
     theta = landscape.start()
-    return Point(0, theta, run.recipe.optimizer.init(landscape, theta)), notes
+    optimizer = run.recipe.optimizer
+    return Point(0, theta, optimizer.init(landscape, theta), optimizer), notes
 
 
 def opened(run: Run, step: int) -> dict[str, Table]:

@@ -15,7 +15,7 @@ import os
 import platform
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -172,7 +172,15 @@ class Run:
 
     def save(self, step: int, tensors: Tensors) -> None:
         """Write a checkpoint."""
-        path = self.folder / "checkpoints" / f"step-{step:08d}.safetensors"
+        self._write(self.folder / "checkpoints" / f"step-{step:08d}.safetensors", step, tensors)
+
+    def keep(self, key: str, step: int, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Write vectors that a probe found: eigenvectors/<probe>-step-<8 digits>.safetensors."""
+        folder = self.folder / "eigenvectors"
+        folder.mkdir(exist_ok=True)
+        self._write(folder / f"{key}-step-{step:08d}.safetensors", step, tensors)
+
+    def _write(self, path: Path, step: int, tensors: Mapping[str, torch.Tensor]) -> None:
         whole = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
         write_atomically(path, save(whole, {"lossgeo": lossgeo.__version__, "run": self.id, "step": str(step)}))
 

@@ -47,15 +47,26 @@ def schema() -> dict[str, Any]:
 
 
 class _Schema(GenerateJsonSchema):
-    """Pydantic's generator, with an interface as any of its components and a component as a mapping with a name."""
+    """Pydantic's generator, with an interface as any of its components and a component as a mapping with a name.
+
+    Inside a component that holds another of its own interface, those that would hold a third are left out.
+    """
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self._inside: list[type[Component]] = []
 
     def model_schema(self, schema: core_schema.ModelSchema) -> JsonSchemaValue:
         cls: type[Value] = schema["cls"]
         if issubclass(cls, Component) and inspect.isabstract(cls):
             concrete = [find(cls, name) for name in names(cls)]
+            if cls in self._inside:
+                concrete = [c for c in concrete if all(f.annotation is not cls for f in c.model_fields.values())]
             bare = [c.component_name() for c in concrete if not any(f.is_required() for f in c.model_fields.values())]
             by_name = {"enum": bare, "description": f"any of the {folder_of(cls)}, with its defaults"}
+            self._inside.append(cls)
             mappings = [self.generate_inner(c.__pydantic_core_schema__) for c in concrete]
+            self._inside.pop()
             return {"anyOf": [*([by_name] if bare else []), *mappings]}
         made = super().model_schema(schema)
         for key, field in cls.model_fields.items():

@@ -29,6 +29,10 @@ except ImportError:  # PyYAML was built without libyaml
     from yaml import SafeLoader as Loader  # type: ignore[assignment]  # the same interface
 
 MANIFEST, RECIPE = "run.json", "recipe.yaml"
+WHOLE = "*"  # the group of all parameters, as the tables name it
+# columns that the views below ask for, whichever table it is and whether or not a run has it
+KEYS = ("run", "replica", "step", "probe", "operator", "parameters", "failure")
+SELECTED = (*KEYS, "end", "rank", "eigenvalue", "value", "low", "high", "converged")
 
 
 @dataclass(frozen=True)
@@ -118,35 +122,50 @@ class Study:
         wide = [part.droplevel("split").add_prefix(f"{split}_") for split, part in splits.items()]
         return pd.concat(wide, axis=1).reset_index()
 
-    def choices(self, operator: str) -> list[str]:
-        """The probes among which runs leave a choice: each measured this operator's eigenvalues beside another one."""
-        rows = self._measured("eigenvalues", operator)
-        several = rows.groupby("run")["probe"].transform("nunique") > 1
+    def choices(self, operator: str, parameters: str | None = WHOLE, table: str = "eigenvalues") -> list[str]:
+        """The probes among which runs leave a choice: each measured the same of this operator beside another one."""
+        rows = self.measured(table, operator, parameters)
+        several = rows.groupby(["run", "parameters"])["probe"].transform("nunique") > 1
         return [str(probe) for probe in rows.loc[several, "probe"].unique()]
 
-    def top_eigenvalues(self, operator: str, probe: str | None = None) -> pd.DataFrame:
-        """run, step, lambda_max, converged, failure: the largest eigenvalue by one probe (a run's first, if not named).
+    def top_eigenvalues(self, operator: str, probe: str | None = None, parameters: str = WHOLE) -> pd.DataFrame:
+        """run, step, lambda_max with its bracket over data, converged, failure: the largest eigenvalue by one probe.
 
-        A measurement that failed is a row too: lambda_max is NaN and `failure` its reason.
+        The probe is a run's first, if not named. A measurement that failed is a row too: lambda_max is NaN and
+        `failure` its reason. lambda_max_low and lambda_max_high are NaN where all the data were measured.
         """
-        rows = _one_probe(self._measured("eigenvalues", operator), probe)
+        rows = one_probe(self.measured("eigenvalues", operator, parameters), probe)
         rows = rows[((rows["end"] == "top") & (rows["rank"] == 0)) | rows["failure"].notna()]
-        rows = rows.assign(lambda_max=rows["eigenvalue"].astype(float), converged=rows["converged"].eq(True))
+        numbers = {"eigenvalue": "lambda_max", "low": "lambda_max_low", "high": "lambda_max_high"}
+        rows = rows.rename(columns=numbers).astype(dict.fromkeys(numbers.values(), float))
+        rows = rows.assign(converged=rows["converged"].eq(True))
         by_step = rows.groupby(["run", "step"], sort=False)
-        return by_step.agg({"lambda_max": "mean", "converged": "all", "failure": "first"}).reset_index()
+        means = dict.fromkeys(numbers.values(), "mean")
+        return by_step.agg({**means, "converged": "all", "failure": "first"}).reset_index()
 
-    def traces(self, operator: str) -> pd.DataFrame:
-        """run, step, trace: the trace by the first probe of each run that measured it."""
-        rows = _one_probe(self._measured("trace", operator), None)
-        rows = rows.assign(trace=rows["value"].astype(float)).dropna(subset="trace")
-        return rows.groupby(["run", "step"], sort=False)[["trace"]].mean().reset_index()
+    def traces(self, operator: str, parameters: str = WHOLE) -> pd.DataFrame:
+        """run, step, trace, trace_low, trace_high: the trace by the first probe of each run that measured it."""
+        rows = one_probe(self.measured("trace", operator, parameters), None)
+        numbers = {"value": "trace", "low": "trace_low", "high": "trace_high"}
+        rows = rows.rename(columns=numbers).astype(dict.fromkeys(numbers.values(), float)).dropna(subset="trace")
+        return rows.groupby(["run", "step"], sort=False)[list(numbers.values())].mean().reset_index()
 
-    def _measured(self, table: str, operator: str) -> pd.DataFrame:
-        columns = ["run", "step", "probe", "operator", "end", "rank", "eigenvalue", "converged", "value", "failure"]
-        rows = self.table(table).reindex(columns=columns)
-        # a failed row does not know its operator; its probe does, if it succeeded anywhere, and else it may be this one
-        known = rows.dropna(subset="operator").drop_duplicates("probe").set_index("probe")["operator"]
-        return rows[rows["operator"].fillna(rows["probe"].map(known)).fillna(operator) == operator]
+    def measured(self, table: str, operator: str, parameters: str | None) -> pd.DataFrame:
+        """A table's rows of one operator on one group of parameters, or on every group that it was measured on."""
+        rows = self.table(table)
+        rows = rows.reindex(columns=[*rows.columns, *(column for column in SELECTED if column not in rows.columns)])
+        whole = rows["parameters"].isna() & rows["operator"].notna()  # written before blocks could be measured
+        rows = rows.assign(parameters=rows["parameters"].mask(whole, WHOLE))
+        # a failed row does not know what it measured; its probe does, if it succeeded anywhere, and else it may be this
+        known = rows.dropna(subset="operator").drop_duplicates(["probe", "parameters"])
+        operators = known.drop_duplicates("probe").set_index("probe")["operator"]
+        rows = rows.assign(operator=rows["operator"].fillna(rows["probe"].map(operators)).fillna(operator))
+        rows = rows[rows["operator"] == operator]
+        if parameters is not None:
+            here = known.loc[known["parameters"] == parameters, "probe"]
+            failed = rows["parameters"].isna() & (rows["probe"].isin(here) | ~rows["probe"].isin(known["probe"]))
+            rows = rows[(rows["parameters"] == parameters) | failed]
+        return rows.assign(parameters=rows["parameters"].fillna(parameters or WHOLE))
 
 
 def last(rows: pd.DataFrame, step: int | Literal["last"] = "last") -> pd.DataFrame:
@@ -155,9 +174,10 @@ def last(rows: pd.DataFrame, step: int | Literal["last"] = "last") -> pd.DataFra
     return reached.sort_values("step", kind="stable").groupby("run").tail(1).set_index("run")
 
 
-def _one_probe(rows: pd.DataFrame, probe: str | None) -> pd.DataFrame:
+def one_probe(rows: pd.DataFrame, probe: str | None) -> pd.DataFrame:
     """Two probes are two measurements (other samples, another tolerance): they are never averaged."""
-    return rows[rows["probe"] == (rows.groupby("run")["probe"].transform("first") if probe is None else probe)]
+    first = rows.groupby(["run", "parameters"])["probe"].transform("first") if probe is None else probe
+    return rows[rows["probe"] == first]
 
 
 def natural(value: Any) -> tuple[int, float, str]:

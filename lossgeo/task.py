@@ -12,18 +12,28 @@ Targets = Literal["classes", "values"]
 
 @dataclass(frozen=True)
 class Task:
-    """The contract between a dataset and a model."""
+    """The contract between a dataset and a model.
 
-    inputs: tuple[int, ...]  # one example: (features,), (channels, length) or (channels, height, width)
-    outputs: int  # numbers the model returns for an example: classes, or values to predict
+    A sequence of tokens (`vocabulary` is given) has outputs and targets at every position; everything else has one row
+    of outputs an example.
+    """
+
+    inputs: tuple[int, ...]  # one example: (features,), (channels, length), (channels, height, width); tokens (length,)
+    outputs: int  # numbers the model returns for an example, or a position: classes, or values to predict
     targets: Targets
+    vocabulary: int | None = None  # inputs are ids of tokens, from 0 to below this; None: they are numbers
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """What the model returns for one example: (outputs,), or (length, outputs) for tokens."""
+        return (self.outputs,) if self.vocabulary is None else (*self.inputs, self.outputs)
 
 
 class Examples(NamedTuple):
     """N examples; indexing and slicing go through `rows`."""
 
-    inputs: torch.Tensor  # (N, *task.inputs), floating point
-    targets: torch.Tensor  # (N,) int64 classes, or (N, outputs) floating point values
+    inputs: torch.Tensor  # (N, *task.inputs), floating point; (N, length) int64 tokens
+    targets: torch.Tensor  # (N,) int64 classes, (N, length) of them for tokens, or (N, outputs) floating point values
 
     @property
     def size(self) -> int:

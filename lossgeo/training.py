@@ -60,6 +60,8 @@ def train(run: Run, interrupt: Interrupt, workers: int = 1) -> Iterator[Progress
     torch.set_num_threads(1)  # whatever the count is later, the start is the same to the last bit
     with contained(run):
         landscape, data = run.recipe.landscape(pick_device(run.recipe.device))
+        for probe in run.recipe.probes:
+            probe.check(landscape)
     with run.locked():
         if finished(run):  # by the process that held it until now
             return
@@ -173,14 +175,17 @@ class _Training:
         for probe, agenda in self.probes:
             if agenda.due(self.point.step) or (ended and probe.at_end):
                 begin = time.perf_counter()
-                rows, self.memories[probe.key()] = probe.rows(
-                    self.landscape, self.point, self.memories[probe.key()], self.recipe.seed
-                )
-                if (probe.key(), self.point.step) in self.measured:
-                    self.tables[probe.component_name()].drop(probe.key(), self.point.step)
-                for row in rows:
+                key = probe.key()
+                found = probe.measured(self.landscape, self.point, self.memories[key], self.recipe.seed)
+                self.memories[key] = found.memory
+                if found.vectors:
+                    self.run.keep(key, self.point.step, found.vectors)
+                if (key, self.point.step) in self.measured:
+                    self.tables[probe.component_name()].drop(key, self.point.step)
+                for row in found.rows:
                     self._row(probe.component_name(), row)
                 self.probing += time.perf_counter() - begin
+        self.point.scratch.clear()
 
     def _advance(self, stream: Iterator[Examples]) -> None:
         """Take steps until something is due, news of the progress too, or a signal comes or the loss diverges."""

@@ -29,7 +29,7 @@ from lossgeo.runs import Run
 from lossgeo.signals import Interrupt
 from lossgeo.training import Progress, train
 
-TIMES = ("seconds",)  # columns that differ between two equal runs
+TIMES = ("seconds", "gradient_seconds")  # columns that differ between two equal runs
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 
 RECIPE: dict[str, Any] = {

@@ -161,7 +161,7 @@ def test_types_and_defaults_read_well() -> None:
     assert rows["sgd", "lr"] == ("float", "0.001")
     assert rows["mlp", "hidden"] == ("a list of ints", "[64, 64]")
     assert rows["mlp", "bias"] == ("bool", "true")
-    assert rows["trace", "samples"] == ("int | all", "all")
+    assert rows["trace", "samples"] == ("int | all | auto", "all")
     assert rows["trace", "operator"] == ("an operator", "hessian")
     assert rows["trace", "at"] == ("a list of (int | first | last) | null", "null")
     assert rows["adam", "betas"] == ("a list of 2 floats", "[0.9, 0.999]")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -10,6 +12,7 @@ from lossgeo.chain import BACKWARD, Chain
 from lossgeo.finding import find
 from lossgeo.landscape import Landscape
 from lossgeo.losses import Loss
+from lossgeo.losses.cross_entropy import CrossEntropy
 from lossgeo.losses.mse import MSE
 from lossgeo.models import Model
 from lossgeo.models._rows import Rows
@@ -44,6 +47,17 @@ def test_the_gradient_is_that_of_autograd(activation: str, hidden: tuple[int, ..
     assert float(value) == pytest.approx(landscape.evaluate(landscape.start(), landscape.train).loss, rel=1e-14)
     assert (gradient - expected).norm() <= 1e-14 * expected.norm()
     assert torch.equal(landscape.train.inputs, inputs)
+
+
+@pytest.mark.parametrize("fields", [{"ignore_index": 1}, {"class_weights": (0.5, 1.0, 2.0, 4.0)}])
+def test_a_loss_with_options_is_differentiated_too(fields: dict[str, Any]) -> None:
+    module = find(Model, "mlp")(hidden=(5,)).build(TASK, generator(0, "test"))
+    landscape = Landscape(module, CrossEntropy(**fields), TASK, batch(), batch(), torch.float64)
+    assert landscape._chain is not None
+    value, gradient = landscape.gradient(landscape.start(), landscape.train, torch.Generator())
+    expected = landscape.mean_gradient(landscape.start(), landscape.train)
+    assert float(value) == pytest.approx(landscape.evaluate(landscape.start(), landscape.train).loss, rel=1e-14)
+    assert (gradient - expected).norm() <= 1e-14 * expected.norm()
 
 
 def test_it_follows_theta() -> None:

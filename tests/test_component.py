@@ -32,7 +32,7 @@ REQUIRED: dict[tuple[str, str], dict[str, Any]] = {
     ("schedules", "exponential"): {"gamma": 0.9},
     ("schedules", "piecewise"): {"boundaries": [5, 11], "factors": [0.5, 0.01]},
 }
-MODELS = "cnn, deep_linear, logistic, mlp, resnet"
+MODELS = "cnn, deep_linear, logistic, mlp, resnet, transformer"
 EVERY = [(folder, name) for folder, interface in INTERFACES.items() for name in names(interface)]
 every_component = pytest.mark.parametrize(("folder", "name"), EVERY)
 
@@ -215,7 +215,7 @@ def test_wrong_values_are_said_in_the_words_of_a_recipe(given: dict[str, Any], s
 
 def test_the_branches_of_a_union_make_one_message() -> None:
     assert messages(Probe, {"name": "trace", "samples": 1.5})[0].startswith(
-        "samples: should be a whole number or 'all', not 1.5 ("
+        "samples: should be a whole number or 'all' or 'auto', not 1.5 ("
     )
     assert messages(Probe, {"name": "trace", "at": [1, "lost"]})[0].startswith(
         "at.1: should be a whole number or 'first' or 'last', not 'lost' ("

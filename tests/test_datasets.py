@@ -29,12 +29,19 @@ from lossgeo.datasets.gaussian_mixture import GaussianMixture
 from lossgeo.datasets.mnist1d import MNIST1D
 from lossgeo.datasets.mnist5k import MNIST5k
 from lossgeo.datasets.teacher_student import TeacherStudent
+from lossgeo.datasets.text import Text
 from lossgeo.errors import UsageError
 from lossgeo.finding import find, names
 from lossgeo.parsing import parse
 from lossgeo.randomness import generator
+from lossgeo.task import Task
 
 DATASETS = names(Dataset)
+
+# scikit-learn's own words about its datasets, 32 characters a window
+DESCRIPTIONS = "".join(
+    path.read_text("utf-8") for path in sorted((Path(sklearn.datasets.__file__).parent / "descr").glob("*.rst"))
+)
 
 # what the literature says of each: examples, shape of an input, outputs, kind
 FACTS = {
@@ -46,8 +53,11 @@ FACTS = {
     "mnist1d": (5000, (1, 40), 10, "classes"),
     "mnist5k": (5000, (1, 28, 28), 10, "classes"),
     "teacher_student": (1000, (10,), 1, "values"),
+    "text": ((len(DESCRIPTIONS) - 1) // 32, (32,), len(set(DESCRIPTIONS)), "classes"),
     "wine": (178, (13,), 3, "classes"),
 }
+
+OF_TOKENS = ["text"]
 
 TABLE = "a,b,label\n1,10,yes\n2,20,no\n3,25,yes\n4,30,no\n5,45,yes\n"
 
@@ -93,7 +103,7 @@ def _load(inputs: Any, targets: Any, **fields: Any) -> Data:
 
 def test_the_walk_over_the_folder_reaches_every_source() -> None:
     assert sorted(FACTS) == DATASETS
-    assert len(DATASETS) == 9
+    assert len(DATASETS) == 10
 
 
 @pytest.mark.parametrize("name", DATASETS)
@@ -105,18 +115,23 @@ def test_loads_what_is_known_of_it(name: str) -> None:
     assert dataset.kind in (kind, "auto")
     assert data.test.size == round(size / 5)
     assert data.train.size == size - data.test.size
+    assert data.task.vocabulary == (outputs if name in OF_TOKENS else None)
+    assert data.task.output_shape == ((*shape, outputs) if name in OF_TOKENS else (outputs,))
     for part in (data.train, data.test):
         assert part.inputs.shape[1:] == shape
-        assert part.inputs.dtype == torch.float64
+        assert part.inputs.dtype == (torch.int64 if name in OF_TOKENS else torch.float64)
         assert torch.isfinite(part.inputs).all()
         assert len(part.targets) == part.size
         if kind == "classes":
             assert part.targets.dtype == torch.int64
-            assert part.targets.ndim == 1
+            assert part.targets.shape[1:] == data.task.output_shape[:-1]
         else:
             assert part.targets.dtype == torch.float64
             assert part.targets.shape[1:] == (outputs,)
-    if kind == "classes":
+    if name in OF_TOKENS:
+        seen = {token for part in (*data.train, *data.test) for token in part.flatten().tolist()}
+        assert seen == set(range(outputs))  # a rare one may well be missing from train
+    elif kind == "classes":
         assert set(data.train.targets.tolist()) == set(range(outputs))
     assert re.fullmatch(r"[0-9a-f]{64}", data.sha256)
     assert data.source
@@ -126,9 +141,10 @@ def test_loads_what_is_known_of_it(name: str) -> None:
 def test_train_and_test_share_the_source_s_examples_out(name: str) -> None:
     raw = _default(name).read(generator(0, "examples"))
     data = _default(name, standardize=False).load()
-    assert _rows(data.train.inputs.numpy(), data.test.inputs.numpy()) == _rows(raw.inputs.astype(np.float64))
+    inputs = raw.inputs.astype(np.int64 if name in OF_TOKENS else np.float64)
+    assert _rows(data.train.inputs.numpy(), data.test.inputs.numpy()) == _rows(inputs)
     # targets stay with their inputs
-    paired = {row.tobytes(): target for row, target in zip(raw.inputs.astype(np.float64), raw.targets, strict=True)}
+    paired = {row.tobytes(): target for row, target in zip(inputs, raw.targets, strict=True)}
     labels = sorted(set(raw.targets.tolist())) if raw.targets.ndim == 1 else []
     for inputs, target in zip(data.test.inputs.numpy(), data.test.targets.numpy(), strict=True):
         expected = paired[inputs.tobytes()]
@@ -151,7 +167,7 @@ def test_loading_is_repeatable_and_leaves_every_global_generator_as_it_was(name:
     assert not torch.equal(first.train.inputs, other.train.inputs)
 
 
-@pytest.mark.parametrize("name", DATASETS)
+@pytest.mark.parametrize("name", [name for name in DATASETS if name not in OF_TOKENS])
 def test_standardized_inputs_have_mean_zero_and_variance_one_on_train(name: str) -> None:
     inputs = _default(name).load().train.inputs.numpy()
     np.testing.assert_allclose(inputs.mean(0), 0, atol=1e-12)
@@ -283,6 +299,127 @@ def test_teacher_s_weights_and_noise_have_their_scales() -> None:
 def test_made_data_follow_the_seed(name: str) -> None:
     assert _default(name).load().sha256 != _default(name, seed=1).load().sha256
     assert _default(name).load().source.endswith("seed 0")
+
+
+def test_text_is_what_scikit_learn_says_of_its_datasets() -> None:
+    assert len(DESCRIPTIONS) > 30_000
+    raw = Text().read(generator(0))
+    assert raw.source == f"scikit-learn {sklearn.__version__} datasets/descr/*.rst"
+    characters = sorted(set(DESCRIPTIONS))
+    assert raw.vocabulary == len(characters)
+    assert "".join(characters[token] for token in raw.inputs.flatten()) == DESCRIPTIONS[: raw.inputs.size]
+    assert "".join(characters[token] for token in raw.targets.flatten()) == DESCRIPTIONS[1 : raw.inputs.size + 1]
+    assert len(DESCRIPTIONS) - raw.inputs.size <= 32  # what is left over holds no window and its next character
+
+
+@pytest.mark.parametrize(("characters", "windows"), [(8, 2), (9, 2), (12, 3), (13, 4)])
+def test_windows_are_cut_one_after_the_other(characters: int, windows: int) -> None:
+    text = "hello, worlds"[:characters]
+    Path("own.txt").write_text(text)
+    raw = Text(path="own.txt", context=3).read(generator(0))
+    order = sorted(set(text))
+    assert raw.inputs.tolist() == [[order.index(c) for c in text[3 * i : 3 * i + 3]] for i in range(windows)]
+    assert raw.targets.tolist() == [[order.index(c) for c in text[3 * i + 1 : 3 * i + 4]] for i in range(windows)]
+    assert (raw.vocabulary, raw.source) == (len(order), "file own.txt")
+
+
+def test_train_and_test_windows_share_no_character_to_predict() -> None:
+    text = "".join(map(chr, range(1000, 1101)))  # every character once: a token is its place in the text
+    Path("own.txt").write_text(text, encoding="utf-8")
+    data = Text(path="own.txt", context=4).load()
+    places = [set(part.targets.flatten().tolist()) for part in (data.train, data.test)]
+    assert places[0] | places[1] == set(range(1, 101))
+    assert not places[0] & places[1]
+    assert torch.equal(data.train.targets, data.train.inputs + 1)
+
+
+def test_line_ends_marks_and_rare_characters_are_read_alike() -> None:
+    text = "a\nb\u20ac\0\U0001f600\na"
+    for name, content in (
+        ("unix.txt", text.encode()),
+        ("windows.txt", text.replace("\n", "\r\n").encode()),
+        ("marked.txt", text.encode("utf-8-sig")),
+    ):
+        Path(name).write_bytes(content)
+        raw = Text(path=name, context=1).read(generator(0))
+        assert raw.inputs.flatten().tolist() == [2, 1, 3, 4, 0, 5, 1], name
+        assert raw.targets.flatten().tolist() == [1, 3, 4, 0, 5, 1, 2], name
+
+
+def test_the_checksum_of_a_text_is_of_its_windows() -> None:
+    first = Text().load().sha256
+    assert Text(seed=3, train=10, test=5).load().sha256 == first
+    assert Text(context=16).load().sha256 != first
+    Path("own.txt").write_text(DESCRIPTIONS, encoding="utf-8")
+    assert Text(path="own.txt").load().sha256 == first
+    Path("own.txt").write_text(DESCRIPTIONS.replace("dataset", "Dataset", 1), encoding="utf-8")
+    assert Text(path="own.txt").load().sha256 != first
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("none.txt", r"^none.txt: there is no such file \(looked in .*\); correct `dataset.path`"),
+        ("folder.txt", r"^folder.txt: there is no such file"),
+        ("latin.txt", r"^latin.txt: not readable as UTF-8 text"),
+        ("empty.txt", r"^file empty.txt: 0 characters hold 0 windows of 4 with their next one; lower `context`"),
+        ("short.txt", r"^file short.txt: 8 characters hold 1 windows of 4 with their next one; lower `context`"),
+        ("same.txt", r"^file same.txt: every character is 'a'; there is nothing to learn"),
+    ],
+)
+def test_what_a_text_lacks_is_said(path: str, message: str) -> None:
+    Path("folder.txt").mkdir()
+    Path("latin.txt").write_bytes(b"caf\xe9" * 10)
+    Path("empty.txt").write_text("")
+    Path("short.txt").write_text("abcdefgh")
+    Path("same.txt").write_text("a" * 100)
+    with pytest.raises(UsageError, match=message):
+        Text(path=path, context=4).load()
+
+
+@pytest.mark.parametrize(("field", "value"), [("classes", 2), ("label_noise", 0.5), ("standardize", True)])
+def test_options_without_a_meaning_for_characters_are_refused(field: str, value: Any) -> None:
+    made, problems = parse(Dataset, {"name": "text", field: value})
+    assert made is None
+    assert [p.message for p in problems] == [
+        f"the examples are characters and the targets the next ones; leave `{field}` out"
+    ]
+
+
+TOKENS = np.arange(40).reshape(10, 4) % 7
+
+
+def _tokens(inputs: Any = TOKENS, targets: Any = (TOKENS + 1) % 7, **fields: Any) -> Data:
+    Given.raw = Raw(np.asarray(inputs), np.asarray(targets), "given tokens", vocabulary=7)
+    return Given(**fields).load()
+
+
+def test_tokens_of_a_user_s_dataset_stay_as_they_are() -> None:
+    data = _tokens(inputs=TOKENS.astype(np.uint8))
+    assert data.task == Task((4,), 7, "classes", vocabulary=7)
+    for part in (data.train, data.test):
+        assert part.inputs.dtype == part.targets.dtype == torch.int64
+        assert torch.equal(part.targets, (part.inputs + 1) % 7)
+    marked = _tokens(targets=np.where(TOKENS == 3, -100, TOKENS))
+    assert (marked.train.targets == -100).sum() + (marked.test.targets == -100).sum() == (TOKENS == 3).sum()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"targets": TOKENS[:, 0]}, r"tokens \(10, 4\) and targets \(10,\) should match"),
+        ({"inputs": TOKENS[:, 0]}, r"tokens \(10,\) and targets \(10, 4\) should match"),
+        ({"inputs": TOKENS * 1.0}, r"tokens should be whole numbers from 0 to 6"),
+        ({"inputs": TOKENS - 1}, r"tokens should be whole numbers from 0 to 6"),
+        ({"inputs": TOKENS + 1}, r"tokens should be whole numbers from 0 to 6"),
+        ({"targets": TOKENS + 1}, r"tokens should be whole numbers from 0 to 6"),
+        ({"classes": 2}, r"the targets are the next tokens; leave `classes` out"),
+        ({"label_noise": 0.5}, r"the targets are the next tokens; leave `label_noise` out"),
+    ],
+)
+def test_broken_tokens_are_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=f"^given tokens: {message}"):
+        _tokens(**fields)
 
 
 # --- options of all --------------------------------------------------------------------------------------------------

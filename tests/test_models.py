@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lossgeo.errors import UsageError
 from lossgeo.finding import find, names
@@ -21,6 +22,7 @@ from lossgeo.models.deep_linear import DeepLinear
 from lossgeo.models.logistic import Logistic
 from lossgeo.models.mlp import MLP
 from lossgeo.models.resnet import ResNet
+from lossgeo.models.transformer import Transformer
 from lossgeo.parsing import parse
 from lossgeo.randomness import generator
 from lossgeo.task import Task
@@ -31,7 +33,15 @@ MODELS = names(Model)
 SHAPES = [(30,), (1,), (1, 40), (1, 1), (1, 8, 8), (1, 28, 28), (3, 5, 2), (1, 1, 1)]
 # the models that refuse some of them, by rank of the input
 REFUSES = {"cnn": {1}}
-ACCEPTED = [(name, shape) for name in MODELS for shape in SHAPES if len(shape) not in REFUSES.get(name, set())]
+OF_TOKENS = [name for name in MODELS if find(Model, name).tokens]
+OF_NUMBERS = [name for name in MODELS if name not in OF_TOKENS]
+TOKENS = Task((5,), 7, "classes", vocabulary=7)
+IMAGES = Task((1, 8, 8), 3, "classes")
+ACCEPTED = [
+    *((n, Task(shape, 3, "classes")) for n in OF_NUMBERS for shape in SHAPES if len(shape) not in REFUSES.get(n, ())),
+    *((name, Task((length,), 7, "classes", vocabulary=7)) for name in OF_TOKENS for length in (1, 5)),
+    *((name, Task((5,), 3, "classes", vocabulary=7)) for name in OF_TOKENS),
+]
 SCHEMES = ["default", "he", "xavier", "orthogonal", "zero"]
 
 
@@ -39,8 +49,19 @@ def _inputs(shape: tuple[int, ...], size: int = 6) -> torch.Tensor:
     return torch.randn(size, *shape, generator=generator(0, "inputs"))
 
 
-def _build(model: Model, shape: tuple[int, ...] = (1, 8, 8), outputs: int = 3, seed: int = 0) -> nn.Module:
-    return model.build(Task(shape, outputs, "classes"), generator(seed, "init"))
+def _inputs_of(task: Task, size: int = 6, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    if task.vocabulary is None:
+        return _inputs(task.inputs, size).to(dtype)
+    return torch.randint(task.vocabulary, (size, *task.inputs), generator=generator(0, "inputs"))
+
+
+def _task_of(model: Model) -> Task:
+    return TOKENS if model.tokens else IMAGES
+
+
+def _build(model: Model, shape: tuple[int, ...] | None = None, outputs: int = 3, seed: int = 0) -> nn.Module:
+    task = _task_of(model) if shape is None else Task(shape, outputs, "classes")
+    return model.build(task, generator(seed, "init"))
 
 
 def _theta(module: nn.Module) -> torch.Tensor:
@@ -51,20 +72,21 @@ def _theta(module: nn.Module) -> torch.Tensor:
 
 
 def test_the_walk_over_the_folder_reaches_every_family() -> None:
-    assert MODELS == ["cnn", "deep_linear", "logistic", "mlp", "resnet"]
-    assert len(ACCEPTED) == 5 * len(SHAPES) - 2  # cnn refuses the two flat ones
+    assert MODELS == ["cnn", "deep_linear", "logistic", "mlp", "resnet", "transformer"]
+    assert OF_TOKENS == ["transformer"]
+    assert len(ACCEPTED) == 5 * len(SHAPES) - 2 + 3  # cnn refuses the two flat ones
 
 
-@pytest.mark.parametrize(("name", "shape"), ACCEPTED)
-def test_maps_a_batch_to_outputs_and_every_parameter_matters(name: str, shape: tuple[int, ...]) -> None:
-    module = _build(find(Model, name)(), shape)
-    outputs = module(_inputs(shape))
-    assert outputs.shape == (6, 3)
+@pytest.mark.parametrize(("name", "task"), ACCEPTED)
+def test_maps_a_batch_to_outputs_and_every_parameter_matters(name: str, task: Task) -> None:
+    module = find(Model, name)().build(task, generator(0, "init"))
+    outputs = module(_inputs_of(task))
+    assert outputs.shape == (6, *task.output_shape)
     (outputs**2).sum().backward()
     for key, parameter in module.named_parameters():
         assert parameter.grad is not None, key
         assert torch.isfinite(parameter.grad).all(), key
-    if prod(shape) > 1:  # a normalization of a single number is constant, and dead relus pass nothing on
+    if prod(task.inputs) > 1:  # a normalization of a single number is constant, and dead relus pass nothing on
         moved = [key for key, p in module.named_parameters() if p.grad.abs().max() > 0]
         assert len(moved) == len(list(module.parameters())), set(dict(module.named_parameters())) - set(moved)
 
@@ -73,6 +95,20 @@ def test_maps_a_batch_to_outputs_and_every_parameter_matters(name: str, shape: t
 def test_what_a_model_refuses_is_refused_with_the_way_out(name: str, rank: int) -> None:
     with pytest.raises(UsageError, match=r"'cnn' takes signals .* not inputs of shape \(30,\); use `model: mlp`"):
         _build(find(Model, name)(), (30,) * rank)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_tokens_and_numbers_each_meet_their_models(name: str) -> None:
+    model = find(Model, name)()
+    if model.tokens:
+        given, said = (
+            IMAGES,
+            rf"'{name}' takes tokens, not numbers of shape \(1, 8, 8\); use `model: mlp` or `dataset: text`",
+        )
+    else:
+        given, said = TOKENS, rf"'{name}' takes numbers, not sequences of 5 tokens; use `model: transformer`"
+    with pytest.raises(UsageError, match=said):
+        model.build(given, generator(0, "init"))
 
 
 @pytest.mark.parametrize("name", ["cnn", "resnet"])
@@ -94,7 +130,7 @@ def test_weights_are_a_function_of_the_generator_alone(name: str, scheme: str) -
     if scheme != "zero":
         assert not torch.equal(_theta(first), _theta(_build(model, seed=1)))
         stream = generator(0, "init")
-        task = Task((1, 8, 8), 3, "classes")
+        task = _task_of(model)
         assert not torch.equal(_theta(model.build(task, stream)), _theta(model.build(task, stream)))
 
 
@@ -116,14 +152,20 @@ def test_the_global_generator_comes_back_from_a_refusal() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def _embedded(model: Model) -> set[str]:
+    """Names of the weights of embeddings, which no scheme fills."""
+    return {f"{name}.weight" for name, m in _build(model).named_modules() if isinstance(m, nn.Embedding)}
+
+
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_gain_scales_weights_and_nothing_else(name: str, scheme: str) -> None:
     plain = dict(_build(find(Model, name)(initialization=scheme)).named_parameters())
     scaled = dict(_build(find(Model, name)(initialization=scheme, gain=0.5)).named_parameters())
     assert plain.keys() == scaled.keys()
+    embedded = _embedded(find(Model, name)())
     for key, parameter in plain.items():
-        factor = 0.5 if parameter.ndim >= 2 else 1.0
+        factor = 0.5 if parameter.ndim >= 2 and key not in embedded else 1.0
         assert torch.equal(scaled[key], parameter * factor), key  # halving is exact
 
 
@@ -140,7 +182,8 @@ def test_schemes_zero_the_biases_and_leave_normalization_alone(name: str, scheme
 
 @pytest.mark.parametrize("name", MODELS)
 def test_zero_is_zero_and_a_wrong_scheme_is_no_scheme(name: str) -> None:
-    weights = [p for p in _build(find(Model, name)(initialization="zero")).parameters() if p.ndim >= 2]
+    model = find(Model, name)(initialization="zero")
+    weights = [p for k, p in _build(model).named_parameters() if p.ndim >= 2 and k not in _embedded(model)]
     assert weights
     assert all(torch.equal(w, torch.zeros_like(w)) for w in weights)
     _, problems = parse(Model, {"name": name, "initialization": "kaiming", "gain": 0})
@@ -152,8 +195,10 @@ def test_second_derivatives_exist(name: str) -> None:
     model = find(Model, name)
     smooth = {"activation": "tanh"} if "activation" in model.model_fields else {}  # differences break at a relu's kink
     module = _build(model(**smooth)).double()
+    inputs = _inputs_of(_task_of(model()), dtype=torch.float64)
     parameters = list(module.parameters())
-    loss = module(_inputs((1, 8, 8)).double()).square().mean()
+    with sdpa_kernel(SDPBackend.MATH):  # the one backend of attention that can be differentiated twice
+        loss = module(inputs).square().mean()
     gradient = torch.autograd.grad(loss, parameters, create_graph=True)
     vector = [torch.randn(p.shape, generator=generator(1, "v"), dtype=p.dtype) for p in parameters]
     second = torch.autograd.grad(sum((g * v).sum() for g, v in zip(gradient, vector, strict=True)), parameters)
@@ -164,7 +209,7 @@ def test_second_derivatives_exist(name: str) -> None:
         with torch.no_grad():
             for p, v in zip(parameters, vector, strict=True):
                 p.add_(v, alpha=sign * h)
-        ends.append(torch.autograd.grad(module(_inputs((1, 8, 8)).double()).square().mean(), parameters))
+        ends.append(torch.autograd.grad(module(inputs).square().mean(), parameters))
         with torch.no_grad():
             for p, v in zip(parameters, vector, strict=True):
                 p.sub_(v, alpha=sign * h)
@@ -370,9 +415,117 @@ def test_a_skip_connection_changes_the_function_and_not_the_start(normalization:
     assert not torch.allclose(with_skip(_inputs((1, 8, 8))), without(_inputs((1, 8, 8))))
 
 
+def _normalized(h: np.ndarray) -> np.ndarray:
+    """Layer normalization with scale 1 and shift 0."""
+    return (h - h.mean(-1, keepdims=True)) / np.sqrt(h.var(-1, keepdims=True) + 1e-5)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("heads", [1, 2])
+def test_transformer_is_its_equation(tied: bool, heads: int) -> None:
+    model = Transformer(width=6, heads=heads, layers=2, mlp_ratio=3, tie_weights=tied)
+    module = _build(model).double()
+    with torch.no_grad():  # biases and scales that are not those of the start would show if they were mixed up
+        for number, p in enumerate(module.parameters()):
+            if p.ndim >= 2:
+                p.normal_(generator=generator(number, "weights"))
+    parameters = iter([p.detach().numpy() for p in module.parameters()])
+    tokens = _inputs_of(TOKENS)
+    embedding, positions = next(parameters), next(parameters)
+    assert (embedding.shape, positions.shape) == ((7, 6), (5, 6))
+    h = embedding[tokens.numpy()] + positions
+
+    def linear(x: np.ndarray) -> np.ndarray:
+        return x @ next(parameters).T + next(parameters)
+
+    for _ in range(2):
+        next(parameters), next(parameters)  # scale and shift of the normalization
+        query, key, value = np.split(linear(_normalized(h)), 3, axis=-1)
+        mixed = np.zeros_like(h)
+        for i in range(6):
+            for head in np.split(np.arange(6), heads):
+                for t in range(5):
+                    logits = key[i, : t + 1, head].T @ query[i, t, head] / sqrt(len(head))
+                    weights = np.exp(logits) / np.exp(logits).sum()
+                    mixed[i, t, head] = weights @ value[i, : t + 1, head].T
+        h = h + linear(mixed)
+        next(parameters), next(parameters)
+        h = h + linear(FUNCTIONS["gelu"](linear(_normalized(h))))
+    next(parameters), next(parameters)
+    expected = _normalized(h) @ (embedding if tied else next(parameters)).T
+    assert not list(parameters)
+    np.testing.assert_allclose(module(tokens).detach(), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_a_later_token_changes_no_earlier_output() -> None:
+    module = _build(Transformer(layers=3))
+    tokens = _inputs_of(TOKENS)
+    before = module(tokens)
+    for position in range(5):
+        changed = tokens.clone()
+        changed[:, position] = (changed[:, position] + 1) % 7
+        after = module(changed)
+        assert torch.equal(after[:, :position], before[:, :position])
+        assert (after[:, position:] != before[:, position:]).any(dim=(0, 2)).all()
+
+
+def test_tied_weights_are_one_parameter() -> None:
+    tied, free = _build(Transformer(tie_weights=True)), _build(Transformer())
+    assert sum(p.numel() for p in free.parameters()) - sum(p.numel() for p in tied.parameters()) == 7 * 64
+    assert tied.tokens.weight is tied.outputs.weight
+    assert [k for k, _ in free.named_parameters() if k not in dict(tied.named_parameters())] == ["outputs.weight"]
+    # a start that is near the uniform prediction, tied or not
+    assert tied(_inputs_of(TOKENS)).std() < 0.5
+    with pytest.raises(UsageError, match=r"tie_weights: 3 outputs cannot share the embedding of 7 tokens"):
+        Transformer(tie_weights=True).build(Task((5,), 3, "classes", vocabulary=7), generator(0, "init"))
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("gain", [1.0, 2.0])
+def test_a_tied_embedding_is_filled_as_the_linear_layer_that_it_is(scheme: str, gain: float) -> None:
+    tied = _build(Transformer(tie_weights=True, initialization=scheme, gain=gain))
+    assert tied.tokens.weight is tied.outputs.weight
+    deviation = {"he": sqrt(2 / 64), "xavier": sqrt(2 / 71), "orthogonal": 1 / 8, "zero": 0, "default": 0.02}[scheme]
+    n = tied.tokens.weight.numel()
+    spread = 4 / sqrt(2 * n)  # 4 sigma of the deviation of n normal numbers
+    assert float(tied.tokens.weight.detach().std()) == pytest.approx(gain * deviation, rel=spread)
+    # the embedding of positions stays as drawn
+    assert float(tied.positions.weight.detach().std()) == pytest.approx(0.02, rel=4 / sqrt(2 * 5 * 64))
+
+
+def test_dropout_draws_in_training_alone() -> None:
+    module = _build(Transformer(dropout=0.5))
+    tokens = _inputs_of(TOKENS)
+    state = torch.get_rng_state()
+    module.eval()
+    assert torch.equal(module(tokens), _build(Transformer())(tokens))  # the same weights as without dropout
+    assert torch.equal(torch.get_rng_state(), state)
+    module.train()
+    assert not torch.equal(module(tokens), module(tokens))
+    without = _build(Transformer()).train()
+    state = torch.get_rng_state()
+    without(tokens)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_attention_drops_too() -> None:
+    module = _build(Transformer(dropout=0.9, layers=1)).train()
+    for layer in module.modules():
+        if isinstance(layer, nn.Dropout):
+            layer.p = 0.0
+    assert not torch.equal(module(_inputs_of(TOKENS)), module(_inputs_of(TOKENS)))
+
+
+def test_heads_share_the_width_out() -> None:
+    _, problems = parse(Model, {"name": "transformer", "width": 10, "heads": 4})
+    assert [p.message for p in problems] == ["width 10 does not share out among 4 heads; use a multiple of them"]
+
+
 @pytest.mark.parametrize(
     ("plain", "key"),
     [
+        ({"name": "transformer", "dropout": 1.0}, ("dropout",)),
+        ({"name": "transformer", "heads": 0}, ("heads",)),
         ({"name": "mlp", "hidden": (64, 0)}, ("hidden", 1)),
         ({"name": "mlp", "activation": "swish"}, ("activation",)),
         ({"name": "cnn", "kernel": 4}, ("kernel",)),

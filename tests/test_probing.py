@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from program import EIGENVALUES, TRACE, After, checkpoints, content, manifest, news, rows, tables, trained
+from program import EIGENVALUES, TIMES, TRACE, After, checkpoints, content, manifest, news, rows, tables, trained
 
 from lossgeo.errors import LossgeoError, RunError, Stopped
 from lossgeo.parsing import parse
@@ -55,7 +55,7 @@ def test_on_checkpoints_as_in_training(tmp_path: Path, model: str) -> None:
     after = trained(tmp_path, **changes)
     before = content(after.folder)
     told = measure(after.folder, *reversed(asked))
-    without = ("run", "seconds")
+    without = ("run", *TIMES)
     assert tables(after.folder, without) == tables(during.folder, without)
     assert len(rows(after.folder, "trace")) == changes["steps"] + 1
     assert {row["run"] for row in rows(after.folder, "trace")} == {after.id}
@@ -72,7 +72,7 @@ def test_more_threads_than_one_give_the_same_as_in_training(tmp_path: Path) -> N
     measure(after.folder, TRACE)
     assert torch.get_num_threads() == 2
     torch.set_num_threads(1)
-    assert tables(after.folder, ("run", "seconds"))["trace"] == tables(during.folder, ("run", "seconds"))["trace"]
+    assert tables(after.folder, ("run", *TIMES))["trace"] == tables(during.folder, ("run", *TIMES))["trace"]
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_a_measurement_that_failed_is_tried_again(tmp_path: Path, monkeypatch: p
         raise MemoryError("no room")
 
     with monkeypatch.context() as patch:
-        patch.setattr("lossgeo.probes.trace.hutchinson", no_room)
+        patch.setattr("lossgeo.probes.trace.trace", no_room)
         for _ in range(2):  # the second time it is tried again, and the row is replaced
             told = measure(run.folder, TRACE)
             assert [item.note for item in told if item.note] == [

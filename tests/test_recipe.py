@@ -14,7 +14,7 @@ from test_component import EVERY, INTERFACES, OWN, plain, write
 from lossgeo.component import Component, Value, dump
 from lossgeo.documents import MAX_BYTES, RecipeError, read_document, write_document
 from lossgeo.errors import UsageError
-from lossgeo.finding import find, names, used_files
+from lossgeo.finding import find, used_files
 from lossgeo.parsing import parse
 from lossgeo.recipe import Recipe, Resolved, read_recipe, resolve, shipped_recipes
 
@@ -41,11 +41,14 @@ PLACES: dict[str, tuple[str | int, ...]] = {
     "operators": ("probes", 0, "operator"),
 }
 # what a component needs to have before one of its keys can be changed alone
-COMPANIONS: dict[tuple[str, str], dict[str, Any]] = {("optimizers", "sgd"): {"momentum": 0.9}}
+COMPANIONS: dict[tuple[str, str], dict[str, Any]] = {
+    ("optimizers", "sgd"): {"momentum": 0.9},
+    ("models", "transformer"): {"heads": 1},
+}
 # keys that have one value only: targets that are values have no classes
 FIXED = {("datasets", name, key) for name in ("diabetes", "teacher_student") for key in ("classes", "label_noise")}
-if len(names(INTERFACES["operators"])) == 1:
-    FIXED |= {("probes", name, "operator") for name in names(INTERFACES["probes"])}
+# tokens are no numbers, nor are they noisy labels
+FIXED |= {("datasets", "text", key) for key in ("classes", "label_noise", "standardize")}
 CANDIDATES: tuple[Any, ...] = (
     *(
         True,
@@ -80,6 +83,9 @@ CANDIDATES: tuple[Any, ...] = (
         "all",
         "last",
         "float64",
+        "warm",
+        "hutchinson",
+        "auto",
         "cpu",
         "adam",
     ),

@@ -20,7 +20,13 @@ SHRUNK = ["steps=4", "dataset.train=100", "dataset.test=20", "evaluate={every: 2
 
 
 def test_the_recipes_are_all_here() -> None:
-    assert RECIPES == ["quickstart", "sharpness_mnist5k", "sharpness_vs_batch_size"]
+    assert RECIPES == [
+        "character_transformer",
+        "hessian_spectrum",
+        "quickstart",
+        "sharpness_mnist5k",
+        "sharpness_vs_batch_size",
+    ]
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
-from synthetic import eigenvalue, id_of, recipe, trained, write_run
+from synthetic import eigenvalue, id_of, network, recipe, spectral, trace, trained, write_run
 
 from lossgeo import formats
 from lossgeo.component import summary
@@ -72,7 +72,20 @@ def many_settings(out: Path) -> None:
             )
 
 
-STUDIES = [bare, one, unfinished, broken_numbers, surface, many_settings]
+def measured(out: Path) -> None:
+    """Spectra whole and by layers, of a sample, and one that failed."""
+    tables = trained(3.0)
+    failed = {"step": 100, "probe": "density", "seconds": 2.0, "failure": "MemoryError: "}
+    tables |= spectral(200, network(), low=3.0, high=5.0, samples=100)
+    tables["density"] += [failed, *spectral(200, network(), part=1, samples=100)["density"]]
+    for number in (0, 2):
+        layer = spectral(200, network()[:50], probe="layers", parameters=f"layers.{number}.*")
+        tables = {name: [*rows, *layer.get(name, [])] for name, rows in tables.items()}
+    write_run(out, id_of(1), recipe(seed=1), tables)
+    write_run(out, id_of(2), recipe(seed=2), spectral(200, network(seed=1)))
+
+
+STUDIES = [bare, one, unfinished, broken_numbers, surface, many_settings, measured]
 
 
 def open_study(tmp_path: Path, write: Callable[[Path], None]) -> Study:
@@ -81,7 +94,7 @@ def open_study(tmp_path: Path, write: Callable[[Path], None]) -> Study:
 
 
 def test_the_folder_holds_the_reports_that_users_rely_on() -> None:
-    assert {"curves", "runs", "sharpness"} <= set(REPORTS)
+    assert {"cost", "curves", "runs", "sharpness", "spectrum"} <= set(REPORTS)
     assert all(summary(find(Report, name)) for name in REPORTS)
 
 
@@ -259,6 +272,69 @@ def test_curves_join_what_was_measured_at_each_step(tmp_path: Path) -> None:
     assert answer.rows[1]["train_loss"] is None
     assert answer.rows[3]["test_loss"] == pytest.approx(0.13)
     assert "1 of 2 runs have neither" in notes(answer)
+
+
+def test_curves_have_the_intervals_that_the_tables_have(tmp_path: Path) -> None:
+    tables = trained(22.0)
+    tables["eigenvalues"] = [eigenvalue(100, 4.0, low=3.0, high=5.0, samples=64), eigenvalue(200, 6.0)]
+    tables["trace"] = [trace(200, 9.0, 16.0, stderr=1.0)]
+    write_run(tmp_path, id_of(1), recipe(), tables)
+    answer = Curves().render(Study.open([tmp_path]))
+    numbers = [tuple(row[f"lambda_max{end}"] for end in ("", "_low", "_high")) for row in answer.rows]
+    assert numbers == [(None, None, None), (4.0, 3.0, 5.0), (6.0, None, None)]
+    assert [row["trace"] for row in answer.rows] == [None, None, 9.0]
+    assert (answer.rows[2]["trace_low"], answer.rows[2]["trace_high"]) == pytest.approx((7.04, 10.96))
+    assert answer.draw is not None
+    *_, largest, of_trace = answer.draw().axes
+    (band,) = largest.collections
+    assert band.get_paths()[0].get_extents().extents.tolist() == [100, 3, 100, 5]
+    assert [axis.get_title(loc="left") for axis in (largest, of_trace)] == [
+        "largest eigenvalue, hessian",
+        "trace, hessian",
+    ]
+
+
+def layered(out: Path) -> None:
+    """The whole, and a layer that another probe measured before it in the table's order."""
+    tables = trained(9.0)
+    tables["eigenvalues"] += [
+        eigenvalue(200, 2.0, probe="a-layers", parameters="layers.0.*"),
+        eigenvalue(200, 1.0, probe="a-layers", parameters="layers.2.*"),
+    ]
+    tables["trace"] += [trace(200, 3.0, 1.0, probe="a-layers", parameters="layers.0.*")]
+    write_run(out, id_of(1), recipe(), tables)
+
+
+def test_reports_are_about_all_parameters_unless_asked(tmp_path: Path) -> None:
+    layered(tmp_path)
+    study = Study.open([tmp_path])
+    assert (Sharpness().render(study).rows[0]["lambda_max"], Sharpness().render(study).rows[0]["trace"]) == (9.0, 45.0)
+    layer = Sharpness(parameters="layers.0.*").render(study).rows[0]
+    assert (layer["lambda_max"], layer["trace"]) == (2.0, 3.0)
+    assert [row["lambda_max"] for row in Curves().render(study).rows] == [
+        pytest.approx(7.2),
+        pytest.approx(9 * (1 - 0.4 / 22)),
+        9.0,
+    ]
+    assert [row["lambda_max"] for row in Curves(parameters="layers.2.*").render(study).rows] == [None, None, 1.0]
+    assert Runs().render(study).rows[0]["lambda_max"] == 9.0
+    assert not any("choose with `probe`" in note for note in Curves().render(study).notes)
+
+
+def test_a_failure_counts_where_its_probe_may_have_measured(tmp_path: Path) -> None:
+    rows = [
+        eigenvalue(100, 9.0),
+        eigenvalue(100, 2.0, probe="layers", parameters="layers.0.*"),
+        {"step": 200, "probe": "layers", "failure": "MemoryError: "},
+        {"step": 200, "probe": "other", "failure": "RuntimeError: "},
+    ]
+    write_run(tmp_path, id_of(1), recipe(), {"eigenvalues": rows})
+    study = Study.open([tmp_path])
+    whole, layer = (study.measured("eigenvalues", "hessian", group) for group in ("*", "layers.0.*"))
+    assert list(whole["probe"]) == ["eigenvalues", "other"]
+    assert list(layer["probe"]) == ["layers", "layers", "other"]
+    assert set(layer["parameters"]) == {"layers.0.*"}
+    assert len(study.measured("eigenvalues", "hessian", None)) == 4
 
 
 def test_curves_are_colored_by_a_swept_setting_only(tmp_path: Path) -> None:

@@ -29,14 +29,15 @@ Kind = Literal["classes", "values", "auto"]
 class Raw:
     """All that a source holds: N examples in the source's own order."""
 
-    inputs: Array  # (N, *shape), numbers
-    targets: Array  # (N,) labels, numbers or text: classes. (N, outputs) numbers: values
+    inputs: Array  # (N, *shape), numbers; (N, length) ids of tokens
+    targets: Array  # (N,) labels, numbers or text: classes. (N, outputs) numbers: values. (N, length) ids: next tokens
     source: str  # what it is and which version of it, for the record of a run
+    vocabulary: int | None = None  # ids of tokens are from 0 to below this; None: inputs are numbers
 
 
 @dataclass(frozen=True)
 class Data:
-    """What a run trains and is evaluated on, float64 on the CPU."""
+    """What a run trains and is evaluated on, float64 (tokens and classes int64) on the CPU."""
 
     train: Examples
     test: Examples
@@ -87,7 +88,7 @@ class Dataset(Component):
         description="fraction of the training labels that are redrawn, uniformly over the classes",
     )
     standardize: bool = Field(
-        default=True, description="give inputs (and target values) mean 0 and variance 1 on train"
+        default=True, description="give inputs (and target values) mean 0 and variance 1 on train; never tokens"
     )
     seed: int = Field(
         default=0, ge=0, description="draws the split, the label noise and whatever else the source draws"
@@ -113,21 +114,27 @@ class Dataset(Component):
         """
         raw = self.read(generator(self.seed, "examples"))
         self._refuse_broken(raw)
-        kind: Literal["classes", "values"] = "classes" if raw.targets.ndim == 1 else "values"
-        inputs, targets, outputs = self._of_classes(raw) if kind == "classes" else self._of_values(raw)
+        kind: Literal["classes", "values"] = "classes"
+        if raw.vocabulary is not None:
+            inputs, targets, outputs = self._of_tokens(raw, raw.vocabulary)
+        elif raw.targets.ndim == 1:
+            inputs, targets, outputs = self._of_classes(raw)
+        else:
+            kind = "values"
+            inputs, targets, outputs = self._of_values(raw)
         first, last = self._split(len(inputs))
         train_inputs, test_inputs = inputs[first], inputs[last]
         train_targets, test_targets = targets[first], targets[last]
         if self.label_noise > 0:
             train_targets = self._noisy(train_targets, outputs)
-        if self.standardize:
+        if self.standardize and raw.vocabulary is None:
             train_inputs, test_inputs = _standardized(train_inputs, test_inputs)
             if kind == "values":
                 train_targets, test_targets = _standardized(train_targets, test_targets)
         return Data(
             train=Examples(torch.from_numpy(train_inputs), torch.from_numpy(train_targets)),
             test=Examples(torch.from_numpy(test_inputs), torch.from_numpy(test_targets)),
-            task=Task(inputs.shape[1:], outputs, kind),
+            task=Task(inputs.shape[1:], outputs, kind, raw.vocabulary),
             source=raw.source,
             sha256=_sha256(raw),
         )
@@ -143,7 +150,7 @@ class Dataset(Component):
         return self
 
     def _option_of_classes(self) -> str | None:
-        """An option in use that has no meaning for values."""
+        """An option in use that has no meaning for values, nor for tokens."""
         return "classes" if self.classes is not None else "label_noise" if self.label_noise > 0 else None
 
     def _refuse_broken(self, raw: Raw) -> None:
@@ -163,6 +170,20 @@ class Dataset(Component):
         if (option := self._option_of_classes()) is not None:
             raise UsageError(f"{raw.source}: the targets are values, not classes; leave `{option}` out")
         return raw.inputs.astype(np.float64), raw.targets.astype(np.float64), raw.targets.shape[1]
+
+    def _of_tokens(self, raw: Raw, vocabulary: int) -> tuple[Array, Array, int]:
+        """Inputs and targets as they are, and the number of tokens, any of which may come next.
+
+        A target below 0 is one that no loss counts unless told so by its `ignore_index`.
+        """
+        if (option := self._option_of_classes()) is not None:
+            raise UsageError(f"{raw.source}: the targets are the next tokens; leave `{option}` out")
+        if raw.inputs.ndim != 2 or raw.targets.shape != raw.inputs.shape:
+            raise UsageError(f"{raw.source}: tokens {raw.inputs.shape} and targets {raw.targets.shape} should match")
+        whole = all(array.dtype.kind in "iu" for array in (raw.inputs, raw.targets))
+        if not whole or raw.inputs.min() < 0 or max(raw.inputs.max(), raw.targets.max()) >= vocabulary:
+            raise UsageError(f"{raw.source}: tokens should be whole numbers from 0 to {vocabulary - 1}")
+        return raw.inputs.astype(np.int64), raw.targets.astype(np.int64), vocabulary
 
     def _of_classes(self, raw: Raw) -> tuple[Array, Array, int]:
         """Inputs, targets numbered from 0, and the number of classes, of the classes to keep."""

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 
-import torch
-
 from lossgeo.component import Component
-from lossgeo.landscape import BatchNormMode, Landscape
 from lossgeo.linear import LinearOperator
-from lossgeo.task import Examples
+from lossgeo.neighborhood import Neighborhood
 
 
 class Operator(Component):
     """A map that a landscape has at every point."""
 
     @abstractmethod
-    def at(
-        self, landscape: Landscape, theta: torch.Tensor, examples: Examples, batch_norm: BatchNormMode
-    ) -> LinearOperator:
-        """The map at theta over the examples; valid while theta keeps its values."""
+    def at(self, here: Neighborhood) -> LinearOperator:
+        """The map over the neighborhood's examples and block of parameters; valid while theta keeps its values."""

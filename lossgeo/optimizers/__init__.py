@@ -48,3 +48,11 @@ class Optimizer(Component):
         The result depends on the arguments alone. The tensors of `theta` and `state` are handed over: the step may
         write into them and return them, and the caller goes on with what is returned.
         """
+
+    def preconditioner(self, theta: torch.Tensor, state: State) -> torch.Tensor:
+        """The diagonal D (P,) by which the next step divides: theta <- theta - lr D^-1 m. One for plain descent.
+
+        Raises:
+            ValueError: no step has been taken yet, so that D is not known.
+        """
+        return torch.ones_like(theta)

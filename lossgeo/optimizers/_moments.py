@@ -75,3 +75,15 @@ class Moments(Optimizer):
             maximize=False,
         )
         return Step(theta, state, loss, gradient)
+
+    def preconditioner(self, theta: torch.Tensor, state: State) -> torch.Tensor:
+        """D = (1 - beta1^t) (sqrt(v / (1 - beta2^t)) + eps), after t steps.
+
+        Source: Cohen et al. 2022, "Adaptive gradient methods at the edge of stability", equation 2.
+        """
+        beta1, beta2 = self.betas
+        t = int(state["step"])
+        if t == 0:
+            raise ValueError("before the first step the preconditioner is not known; probe from a later step on")
+        v = state["max_exp_avg_sq"] if self.amsgrad else state["exp_avg_sq"]
+        return ((v / (1 - beta2**t)).sqrt() + self.eps) * (1 - beta1**t)

@@ -72,3 +72,12 @@ class RMSprop(Optimizer):
         else:
             theta.addcdiv_(g, scale, value=-lr)
         return Step(theta, state, loss, gradient)
+
+    def preconditioner(self, theta: torch.Tensor, state: State) -> torch.Tensor:
+        """D = sqrt(v) + eps; centered: sqrt(v - a^2) + eps. Momentum is no part of it, as for SGD."""
+        v = state["square_avg"]
+        if not v.any():
+            raise ValueError("before the first step the preconditioner is not known; probe from a later step on")
+        if self.centered:
+            v = v.addcmul(state["grad_avg"], state["grad_avg"], value=-1)
+        return v.sqrt() + self.eps

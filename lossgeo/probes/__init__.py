@@ -6,16 +6,14 @@ import hashlib
 import json
 import time
 from abc import abstractmethod
-from typing import Annotated, ClassVar, Literal, final
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import ClassVar, NamedTuple, final
 
 import torch
-from pydantic import Field
 
 from lossgeo.component import Component, dump
-from lossgeo.landscape import BatchNormMode, Landscape, Memory, Point
-from lossgeo.linear import LinearOperator
-from lossgeo.operators import Operator
-from lossgeo.operators.hessian import Hessian
+from lossgeo.landscape import Landscape, Memory, Point
 from lossgeo.randomness import generator
 from lossgeo.tables import Column, Row
 from lossgeo.times import Times
@@ -29,6 +27,16 @@ COMMON = (
 FAILURES = (RuntimeError, ArithmeticError, ValueError, MemoryError)  # torch and numpy derive theirs from these
 
 
+class Measurement(NamedTuple):
+    """What a probe found at a point."""
+
+    rows: list[Row]
+    memory: Memory  # what the next measurement of this training may start from
+    vectors: Mapping[str, torch.Tensor] = MappingProxyType(
+        {}
+    )  # to be kept in a file of the run, where the probe was asked to
+
+
 class Probe(Times, Component):
     """A measurement at a point; its keys `every`, `at` and `log` say when it is due."""
 
@@ -36,13 +44,22 @@ class Probe(Times, Component):
     columns: ClassVar[tuple[Column, ...]]  # filled by the probe
 
     @abstractmethod
-    def measure(
-        self, landscape: Landscape, point: Point, memory: Memory, generator: torch.Generator
-    ) -> tuple[list[Row], Memory]:
-        """Rows for the table, and what the next measurement of this training may start from.
+    def measure(self, landscape: Landscape, point: Point, memory: Memory, generator: torch.Generator) -> Measurement:
+        """Rows for the table, and what is kept.
 
         Leaves parameters, buffers, modes and random numbers as they were. `memory` is empty at the first measurement.
         """
+
+    def check(self, landscape: Landscape) -> None:
+        """Refuse what can never be measured on this landscape, before anything is trained.
+
+        Raises:
+            UsageError: with the way out.
+        """
+
+    def stream(self) -> str:
+        """Names the random numbers of a measurement, together with the run's seed and the step."""
+        return self.key()
 
     @classmethod
     def table(cls) -> tuple[Column, ...]:
@@ -57,55 +74,13 @@ class Probe(Times, Component):
         return f"{self.component_name()}-{digest}"
 
     @final
-    def rows(self, landscape: Landscape, point: Point, memory: Memory, seed: int) -> tuple[list[Row], Memory]:
+    def measured(self, landscape: Landscape, point: Point, memory: Memory, seed: int) -> Measurement:
         """Measure; a failure becomes a row with its reason, and the memory stays as it was."""
         begin = time.perf_counter()
         try:
-            rows, memory = self.measure(landscape, point, memory, generator(seed, self.key(), point.step))
+            found = self.measure(landscape, point, memory, generator(seed, self.stream(), point.step))
         except FAILURES as error:
-            rows = [{"failure": f"{type(error).__name__}: {' '.join(str(error).split())}"}]
+            found = Measurement([{"failure": f"{type(error).__name__}: {' '.join(str(error).split())}"}], memory)
         seconds = time.perf_counter() - begin
         shared = {"step": point.step, "replica": 0, "probe": self.key(), "seconds": seconds}
-        return [shared | row for row in rows], memory
-
-
-class CurvatureProbe(Probe):
-    """A probe of an operator over the training data."""
-
-    operator: Operator = Field(default=Hessian(), description="the map that is measured")
-    samples: Annotated[int, Field(ge=1)] | Literal["all"] = Field(
-        default="all", description="training examples to measure on at the most, the first of the (shuffled) split"
-    )
-    batch_norm: BatchNormMode = Field(
-        default="eval", description="eval: running statistics; batch: statistics of all the measured examples"
-    )
-
-    shared: ClassVar[tuple[Column, ...]] = (
-        Column("operator", "string", "", "name of the operator"),
-        Column("samples", "int", "examples", "training examples it was measured on"),
-        Column("batch_norm", "string", "", "eval: running statistics; batch: statistics of the measured examples"),
-        Column("matvecs", "int", "products", "products with the operator that the whole measurement took"),
-    )
-
-    @abstractmethod
-    def spectrum(
-        self, operator: LinearOperator, memory: Memory, generator: torch.Generator
-    ) -> tuple[list[Row], Memory]:
-        """Rows with the probe's own columns."""
-
-    @final
-    def measure(
-        self, landscape: Landscape, point: Point, memory: Memory, generator: torch.Generator
-    ) -> tuple[list[Row], Memory]:
-        examples = landscape.train
-        if self.samples != "all":
-            examples = examples.rows(slice(0, self.samples))
-        operator = self.operator.at(landscape, point.theta, examples, self.batch_norm)
-        rows, memory = self.spectrum(operator, memory, generator)
-        shared = {
-            "operator": self.operator.component_name(),
-            "samples": examples.size,
-            "batch_norm": self.batch_norm,
-            "matvecs": operator.products,
-        }
-        return [shared | row for row in rows], memory
+        return found._replace(rows=[shared | row for row in found.rows])

@@ -2,42 +2,66 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Self, final
+from typing import ClassVar, Literal, Self, final
 
+import numpy as np
 import torch
 from pydantic import Field, model_validator
 
 from lossgeo.landscape import Memory
 from lossgeo.linear import LinearOperator
-from lossgeo.probes import CurvatureProbe
-from lossgeo.spectral.lanczos import Eigenpairs, lanczos
+from lossgeo.probes._curvature import FLOAT32_TOLERANCE, CurvatureProbe, Found, Sample
+from lossgeo.spectral.bracket import bracket
+from lossgeo.spectral.krylov import Krylov, direction
+from lossgeo.spectral.lanczos import Eigenpairs, Ends, lanczos, warm_start
 from lossgeo.tables import Column, Row
+
+HALVES_TOLERANCE = (
+    0.1  # a coarser vector only lowers what it has on the other half, by 1% or so, and widens the bracket
+)
 
 
 @final
 class Eigenvalues(CurvatureProbe):
-    """The largest and the smallest eigenvalues, signed, each with its residual; one Lanczos run for both ends.
+    """The largest and the smallest eigenvalues, signed, each with its errors; one Lanczos run for both ends.
 
-    Cost: one product a step, until the wanted pairs have been good for three steps. The top 3 of the quickstart take 23
-    products at the start and 34 to 60 at the edge of stability, where eigenvalues crowd; a bottom close to zero beside
-    the top takes many more. Column `matvecs` says how many it was.
+    Two errors, kept apart. `residual` and the tighter `bound` are the solver's. Measured on a sample, `low` and `high`
+    bracket the eigenvalue over all training examples: the sample's own is biased outward, and the vector of one half of
+    it, tried on the other half, inward.
+
+    Cost: one product a step; column `matvecs` says how many it took. `start: warm` saves a part of them, most when
+    curvature moves slowly. A bottom close to zero beside the top takes many more. The bracket costs about as much
+    again, and grows with `brackets`.
     """
 
     top: int = Field(default=1, ge=0, le=1000, description="how many of the largest")
     bottom: int = Field(default=1, ge=0, le=1000, description="how many of the smallest (most negative)")
     tolerance: float = Field(
-        default=1e-3, gt=0, lt=1, description="residual over the eigenvalue, at which a pair has converged"
+        default=1e-3, gt=0, lt=1, description="error over the eigenvalue, at which a pair has converged"
     )
     budget: int = Field(
         default=500, ge=1, le=100_000, description="products at the most; pairs may then be unconverged"
     )
+    start: Literal["random", "warm"] = Field(
+        default="random",
+        description="random: afresh, so that density and trace at the same step go on from the same products; warm: "
+        "from the last measurement's vectors, fewer products, but the same values only within the tolerance",
+    )
+    brackets: int = Field(
+        default=1, ge=0, description="pairs of each end that get low and high when measured on a sample"
+    )
+    save_vectors: bool = Field(default=False, description="keep the eigenvectors in the run's folder")
 
     columns: ClassVar[tuple[Column, ...]] = (
         Column("end", "string", "", "top or bottom"),
         Column("rank", "int", "", "0 is the extreme one of its end"),
-        Column("eigenvalue", "float", "loss / parameter^2", "Ritz value"),
+        Column("eigenvalue", "float", "loss / parameter^2", "Ritz value over the measured examples"),
         Column("residual", "float", "loss / parameter^2", "norm of A v - eigenvalue v; an eigenvalue lies within it"),
-        Column("converged", "bool", "", "whether the residual met the tolerance within the budget"),
+        Column("bound", "float", "loss / parameter^2", "tighter: residual^2 over the gap to the next Ritz value"),
+        Column("converged", "bool", "", "whether the error met the tolerance within the budget"),
+        Column("stderr", "float", "loss / parameter^2", "over the operator's own random draws; null: it has none"),
+        Column("low", "float", "loss / parameter^2", "lower end for the value over all examples; null: these are all"),
+        Column("high", "float", "loss / parameter^2", "upper end for the value over all examples; null: these are all"),
     )
 
     @model_validator(mode="after")
@@ -46,16 +70,71 @@ class Eigenvalues(CurvatureProbe):
             raise ValueError("`top` and `bottom` are both 0: nothing to measure")
         return self
 
-    def spectrum(
-        self, operator: LinearOperator, memory: Memory, generator: torch.Generator
-    ) -> tuple[list[Row], Memory]:
-        ends = lanczos(operator, self.top, self.bottom, self.tolerance, self.budget, generator)
-        return [*_rows("top", ends.top), *_rows("bottom", ends.bottom)], memory
+    def exacting(self) -> bool:
+        return self.tolerance < FLOAT32_TOLERANCE
+
+    def spectrum(self, sample: Sample, memory: Memory, generator: torch.Generator) -> Found:
+        krylov = sample.random_krylov(generator) if self.start == "random" else None
+        operator = sample.operator
+        ends = self._solved(operator, "whole", memory, generator, self.tolerance, sample.room, krylov)
+        kept = {"whole": _start(ends, operator, generator)} if self.start == "warm" else {}
+        rows = {"top": _rows("top", ends.top), "bottom": _rows("bottom", ends.bottom)}
+        if operator.sampling is not None:
+            errors = operator.sampling(torch.cat([ends.top.vectors, ends.bottom.vectors]))
+            for row, error in zip([*rows["top"], *rows["bottom"]], errors.tolist(), strict=True):
+                row["stderr"] = error
+        spread = 0.0 if sample.whole else float("inf")
+        if not sample.whole and sample.examples >= 2 and self.brackets and operator.contributions is not None:
+            halves = [sample.part(number, 2) for number in range(2)]
+            tolerance = max(self.tolerance, HALVES_TOLERANCE)
+            found = [
+                self._solved(half, f"half{number}", memory, generator, tolerance, half.room, None)
+                for number, half in enumerate(halves)
+            ]
+            for number, (half, of_half) in enumerate(zip(halves, found, strict=True)):
+                if self.start == "warm":
+                    kept[f"half{number}"] = _start(of_half, half, generator)
+            for end, sign in (("top", 1), ("bottom", -1)):
+                pairs: Eigenpairs = getattr(ends, end)
+                k = min(self.brackets, len(pairs.values))
+                if k == 0:
+                    continue
+                of_halves = [getattr(f, end).vectors[:k] for f in found]
+                values = torch.from_numpy(pairs.values[:k])
+                low, high = bracket(operator, halves, values, pairs.vectors[:k], of_halves, sign)
+                for row, a, b in zip(rows[end], low.tolist(), high.tolist(), strict=False):
+                    row |= {"low": a, "high": b}
+                if spread == float("inf"):  # the leading number is the top one, where that was asked for
+                    spread = float(high[0] - low[0]) / max(abs(float(values[0])), 1e-300)
+            sample.charge(sum(half.products for half in halves) / 2)
+        vectors = {"top": ends.top.vectors, "bottom": ends.bottom.vectors} if self.save_vectors else {}
+        return Found([*rows["top"], *rows["bottom"]], kept, spread, vectors)
+
+    def _solved(
+        self,
+        operator: LinearOperator,
+        name: str,
+        memory: Memory,
+        generator: torch.Generator,
+        tolerance: float,
+        room: int | None,
+        krylov: Krylov | None,
+    ) -> Ends:
+        if krylov is None:
+            start = memory.get(name)
+            if start is None or start.shape != (operator.size,):
+                start = direction(operator, generator)
+            krylov = Krylov(operator, start.to(operator.device, operator.dtype))
+        return lanczos(krylov, self.top, self.bottom, tolerance, self.budget, generator, room)
+
+
+def _start(ends: Ends, operator: LinearOperator, generator: torch.Generator) -> torch.Tensor:
+    return warm_start(torch.cat([ends.top.vectors, ends.bottom.vectors]), operator, generator)
 
 
 def _rows(end: str, pairs: Eigenpairs) -> list[Row]:
-    columns = zip(pairs.values.tolist(), pairs.residuals.tolist(), pairs.converged.tolist(), strict=True)
+    columns = np.column_stack([pairs.values, pairs.residuals, pairs.bounds]).tolist()
     return [
-        {"end": end, "rank": rank, "eigenvalue": value, "residual": residual, "converged": converged}
-        for rank, (value, residual, converged) in enumerate(columns)
+        {"end": end, "rank": k, "eigenvalue": value, "residual": residual, "bound": bound, "converged": bool(good)}
+        for k, ((value, residual, bound), good) in enumerate(zip(columns, pairs.converged, strict=True))
     ]

@@ -2,43 +2,89 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, final
+from typing import ClassVar, Self, final
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from lossgeo.landscape import Memory
-from lossgeo.linear import LinearOperator
-from lossgeo.probes import CurvatureProbe
-from lossgeo.spectral.trace import hutchinson
-from lossgeo.tables import Column, Row
+from lossgeo.probes._curvature import CurvatureProbe, Found, Sample
+from lossgeo.spectral.lanczos import Eigenpairs, lanczos
+from lossgeo.spectral.trace import Method, trace
+from lossgeo.tables import Column
+
+KNOWN_TOLERANCE = 1e-3  # of eigenpairs that are taken out: what they leave behind is estimated with the rest
+OVER_EXAMPLES = 8  # vectors whose quadratic forms are taken example by example
+QUANTILE = 1.96
 
 
 @final
 class Trace(CurvatureProbe):
-    """tr A by Hutchinson's estimator, with its standard error over the random vectors.
+    """tr A with its standard error over the random vectors and, on a sample, over the examples.
 
-    Cost: one product a vector.
+    With `deflate: K` the K largest eigenpairs are found first and taken out: a few outliers carry most of the variance.
+    At the same step as an `eigenvalues` probe with `start: random` their products are shared and cost nothing more.
+
+    Cost: at most `vectors` products, and those that finding the eigenpairs takes; on a sample, eight quadratic forms
+    example by example.
     """
 
-    vectors: int = Field(default=32, ge=2, le=100_000, description="random sign vectors at the most")
+    method: Method = Field(
+        default="auto", description="the estimator; auto: deflated, or hutchinson where products are few"
+    )
+    vectors: int = Field(default=32, ge=2, le=100_000, description="products at the most")
+    deflate: int = Field(default=0, ge=0, le=1000, description="how many of the largest eigenpairs to take out first")
     tolerance: float = Field(default=0.01, ge=0, lt=1, description="stop once stderr / |trace| is this small")
 
     columns: ClassVar[tuple[Column, ...]] = (
         Column("method", "string", "", "the estimator"),
         Column("value", "float", "loss / parameter^2", "estimate of the trace"),
         Column("stderr", "float", "loss / parameter^2", "standard error over the random vectors"),
+        Column("data_stderr", "float", "loss / parameter^2", "standard error over examples; null: these are all"),
+        Column("low", "float", "loss / parameter^2", "lower end of the 95% interval, over vectors and examples"),
+        Column("high", "float", "loss / parameter^2", "upper end of the 95% interval, over vectors and examples"),
         Column("converged", "bool", "", "whether the standard error met the tolerance"),
+        Column(
+            "squares", "float", "(loss / parameter^2)^2", "estimate of the trace of A^2, the squared Frobenius norm"
+        ),
+        Column("squares_stderr", "float", "(loss / parameter^2)^2", "its standard error over the random vectors"),
     )
 
-    def spectrum(
-        self, operator: LinearOperator, memory: Memory, generator: torch.Generator
-    ) -> tuple[list[Row], Memory]:
-        estimate = hutchinson(operator, self.vectors, self.tolerance, generator)
+    @model_validator(mode="after")
+    def _taken_out_of_something(self) -> Self:
+        if self.deflate and self.method not in ("auto", "deflated"):
+            raise ValueError(f"method {self.method!r} takes no eigenpairs out; set deflate: 0, or method: deflated")
+        return self
+
+    def spectrum(self, sample: Sample, memory: Memory, generator: torch.Generator) -> Found:
+        operator = sample.operator
+        known: Eigenpairs | None = None
+        if self.deflate:
+            krylov = sample.random_krylov(generator)
+            known = lanczos(
+                krylov, self.deflate, 0, KNOWN_TOLERANCE, operator.size, generator, sample.room
+            ).top.only_converged()
+        estimate = trace(operator, self.method, self.vectors, self.tolerance, generator, known)
+        over_examples = None
+        if not sample.whole and operator.contributions is not None:
+            signs = torch.randint(0, 2, (min(self.vectors, OVER_EXAMPLES), operator.size), generator=generator)
+            signs = (2 * signs - 1).to(operator.device, operator.dtype)
+            of_signs = operator.contributions(signs)
+            of_trace = of_signs._replace(forms=of_signs.forms.mean(0, keepdim=True))
+            over_examples = float(of_trace.stderr()[0])
+        aside = QUANTILE * (over_examples or 0.0)
+        below, above = estimate.value - estimate.low, estimate.high - estimate.value
         row = {
-            "method": "hutchinson",
+            "method": estimate.method,
             "value": estimate.value,
             "stderr": estimate.stderr,
+            "data_stderr": over_examples,
+            "low": estimate.value - (below**2 + aside**2) ** 0.5,
+            "high": estimate.value + (above**2 + aside**2) ** 0.5,
             "converged": estimate.converged,
+            "squares": estimate.squares,
+            "squares_stderr": estimate.squares_stderr,
         }
-        return [row], memory
+        unknown = 0.0 if sample.whole else float("inf")
+        spread = unknown if over_examples is None else over_examples / max(abs(estimate.value), 1e-300)
+        return Found([row], {}, spread)

@@ -21,13 +21,15 @@ MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 READABLE = 8  # entries of a legend, after which nobody finds his line any more
 
 
-def panels(titles: Sequence[str], footer: str) -> tuple[Figure, list[Axes]]:
-    """A row of panels with their titles, and one line of small print below them."""
+def panels(titles: Sequence[str], footer: str, rows: int = 1) -> tuple[Figure, list[Axes]]:
+    """Rows of panels, one after the other, with titles above the first, and lines of small print below the last."""
     layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.08)
-    figure = Figure(figsize=(4.0 * len(titles) + 0.4, 3.9), layout=layout, facecolor="white")
-    axes = list(figure.subplots(1, len(titles), squeeze=False)[0])
-    for axis, title in zip(axes, titles, strict=True):
+    height = 3.9 if rows == 1 else 0.7 + 2.7 * rows
+    figure = Figure(figsize=(4.0 * len(titles) + 0.4, height), layout=layout, facecolor="white")
+    axes = list(figure.subplots(rows, len(titles), squeeze=False).flat)
+    for axis, title in zip(axes, titles, strict=False):
         axis.set_title(title, loc="left", fontsize=11, color=INK, pad=10)
+    for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
         axis.spines[["left", "bottom"]].set_color(FAINT)
         axis.tick_params(which="both", colors=INK, labelsize=9, color=FAINT)
@@ -67,6 +69,12 @@ def marked_log_x(axis: Axes, at: Sequence[float], gap: float, labels: Sequence[s
     axis.xaxis.set_minor_locator(NullLocator())
     axis.set_xticks(list(at), list(labels))
     axis.set_xlim(at[0] * gap**-0.6, at[-1] * gap**0.6)
+
+
+def note(axis: Axes, text: str) -> None:
+    """A few words in the upper right corner of a panel."""
+    written = axis.annotate(text, (0.99, 0.99), xycoords="axes fraction", ha="right", va="top", fontsize=8, color=INK)
+    written.set_parse_math(False)
 
 
 def legend(owner: Axes | Figure, handles: Sequence[Any], labels: Sequence[str], title: str | None = None) -> None:

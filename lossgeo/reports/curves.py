@@ -1,4 +1,4 @@
-"""Training curves: loss, accuracy and the largest eigenvalue over steps, with the threshold 2 / lr beside it."""
+"""Training curves: loss, accuracy, the largest eigenvalue with the threshold 2 / lr beside it, and the trace."""
 
 from __future__ import annotations
 
@@ -10,23 +10,27 @@ from pydantic import Field
 
 from lossgeo.errors import UsageError
 from lossgeo.reports import Operator, Probe, Report, Summary, choice_note, label, plain
-from lossgeo.study import Run, Study, natural
+from lossgeo.study import WHOLE, Run, Study, natural
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MEASURED = ["train_loss", "test_loss", "train_accuracy", "test_accuracy", "lambda_max", "threshold"]
+CURVATURE = ["lambda_max", "lambda_max_low", "lambda_max_high", "trace", "trace_low", "trace_high"]
+MEASURED = ["train_loss", "test_loss", "train_accuracy", "test_accuracy", *CURVATURE, "threshold"]
+FEW = 25  # points of a line, up to which each is marked: a single one would not be seen otherwise
 
 
 @final
 class Curves(Report):
-    """Loss, accuracy, lambda_max and 2 / lr over steps, one line a run.
+    """Loss, accuracy, lambda_max, 2 / lr and the trace over steps, one line a run, with bands of 95% intervals.
 
-    A row stands wherever a run was evaluated or probed. threshold = 2 / lr is the curvature above which full-batch
-    gradient descent is unstable on a quadratic, with the lr of the nearest logged step.
+    A row stands wherever a run was evaluated or probed. The interval of lambda_max is its bracket over data, where it
+    was measured on a sample; that of the trace holds the error over random vectors too. threshold = 2 / lr, with the lr
+    of the nearest logged step, is the curvature above which full-batch gradient descent is unstable on a quadratic.
     """
 
     operator: Operator = "hessian"
+    parameters: str = Field(default=WHOLE, description="group of parameters, as the probes name it; * is all")
     probe: Probe = None
     color: str | None = Field(
         default=None, description="swept setting that colors the lines; else the first but the seed"
@@ -64,8 +68,10 @@ class Curves(Report):
         return self.color or next((key for key in study.swept if key != "seed"), None)
 
     def _curves(self, study: Study) -> pd.DataFrame:
-        top = study.top_eigenvalues(self.operator, self.probe)[["run", "step", "lambda_max"]]
-        curves = study.evaluations().merge(top, how="outer", on=["run", "step"]).sort_values("step", kind="stable")
+        top = study.top_eigenvalues(self.operator, self.probe, self.parameters).drop(columns=["converged", "failure"])
+        curves = study.evaluations().merge(top, how="outer", on=["run", "step"])
+        curves = curves.merge(study.traces(self.operator, self.parameters), how="outer", on=["run", "step"])
+        curves = curves.sort_values("step", kind="stable")
         rates = study.table("steps").reindex(columns=["run", "step", "lr"]).dropna()
         if len(rates) == 0:
             return curves.assign(threshold=np.nan)
@@ -77,7 +83,9 @@ class Curves(Report):
         notes = []
         without = len(study.runs) - curves["run"].nunique()
         if without:
-            notes.append(f"{without} of {len(study.runs)} runs have neither an evaluation nor an eigenvalue.")
+            notes.append(
+                f"{without} of {len(study.runs)} runs have neither an evaluation nor an eigenvalue nor a trace."
+            )
         notes += choice_note(study, self.operator, self.probe)
         plain_descent = {("sgd", 0), (None, 0)}
         used = {(run.flat.get("optimizer.name"), run.flat.get("optimizer.momentum") or 0) for run in study.runs}
@@ -96,10 +104,13 @@ class Curves(Report):
             "loss": ["train_loss", "test_loss"],
             "accuracy": ["train_accuracy", "test_accuracy"],
             f"largest eigenvalue, {self.operator}": ["lambda_max"],
+            f"trace, {self.operator}": ["trace"],
         }
         shown = {title: columns for title, columns in wanted.items() if curves[columns].notna().any(axis=None)}
-        runs = f"{len(study.runs)} runs, one line each" if len(study.runs) > 1 else f"run {study.runs[0].id}"
-        figure, axes = _figure.panels(list(shown), runs)
+        footer = f"{len(study.runs)} runs, one line each" if len(study.runs) > 1 else f"run {study.runs[0].id}"
+        if curves[["lambda_max_low", "trace_low"]].notna().any(axis=None):
+            footer += "; bands: 95% intervals"
+        figure, axes = _figure.panels(list(shown), footer)
 
         def setting(run: Run) -> Any:
             return None if color is None else run.flat.get(color)
@@ -119,7 +130,12 @@ class Curves(Report):
             for value, parts in of_value.items():
                 for column in columns:
                     style = "--" if column.startswith("test") else "-"
-                    axis.plot(*_broken(parts, column), style, color=paints[value], **look)
+                    few = max((int(part[column].count()) for part in parts), default=0) <= FEW
+                    marker = "o" if few and column in CURVATURE else ""
+                    axis.plot(*_broken(parts, column), style, color=paints[value], marker=marker, ms=2.5, **look)
+                    if column in CURVATURE:
+                        step, low, high = _broken(parts, f"{column}_low", f"{column}_high")
+                        axis.fill_between(step, low, high, color=paints[value], alpha=0.15, linewidth=0)
                 if columns == ["lambda_max"]:
                     axis.plot(*_broken(parts, "threshold"), ":", color=_figure.INK if shared else paints[value])
             if columns != wanted["accuracy"] and not (curves[columns] <= 0).any(axis=None):
@@ -128,19 +144,19 @@ class Curves(Report):
                 # a decaying lr takes 2 / lr to infinity: it may leave the panel, which belongs to the eigenvalues
                 axis.set_ylim(top=min(axis.get_ylim()[1], 10 * curves["lambda_max"].max()))
             axis.set_xlabel("step", fontsize=9, color=_figure.INK)
-            names = ["train", "test"] if len(columns) == 2 else ["$\\lambda_{\\max}$", "2 / lr"]
-            samples = [Line2D([], [], color=_figure.INK, linewidth=1.2) for _ in names]
-            samples[1].set_linestyle("--" if len(columns) == 2 else ":")
-            _figure.legend(axis, samples, names)
+            if columns != wanted[f"trace, {self.operator}"]:
+                names = ["train", "test"] if len(columns) == 2 else ["$\\lambda_{\\max}$", "2 / lr"]
+                samples = [Line2D([], [], color=_figure.INK, linewidth=1.2) for _ in names]
+                samples[1].set_linestyle("--" if len(columns) == 2 else ":")
+                _figure.legend(axis, samples, names)
         if color is not None and len(values) <= _figure.READABLE:
             samples = [Line2D([], [], color=paint, linewidth=2) for paint in paints.values()]
             _figure.legend(figure, samples, [label(value) for value in values], color)
         return figure
 
 
-def _broken(parts: list[pd.DataFrame], column: str) -> tuple[np.ndarray, np.ndarray]:
+def _broken(parts: list[pd.DataFrame], *columns: str) -> tuple[np.ndarray, ...]:
     """Steps and values of many lines as one line broken by NaN: 1,000 runs are then drawn in a second."""
-    gap = np.full((1, 2), np.nan)
-    lines = [part[["step", column]].dropna().to_numpy(dtype=float) for part in parts]
-    points = np.concatenate([gap, *(piece for line in lines for piece in (line, gap))])
-    return points[:, 0], points[:, 1]
+    gap = np.full((1, 1 + len(columns)), np.nan)
+    lines = [part[["step", *columns]].dropna().to_numpy(dtype=float) for part in parts]
+    return tuple(np.concatenate([gap, *(piece for line in lines for piece in (line, gap))]).T)

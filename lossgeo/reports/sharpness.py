@@ -18,7 +18,7 @@ from pydantic import Field
 
 from lossgeo.reports import Operator, Probe, Report, Row, Summary, choice_note, label, plain
 from lossgeo.statistics import FEWEST, Slope, loglog_slope, mean_with_interval
-from lossgeo.study import Run, Study, last, natural
+from lossgeo.study import WHOLE, Run, Study, last, natural
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -61,6 +61,7 @@ class Sharpness(Report):
     """
 
     operator: Operator = "hessian"
+    parameters: str = Field(default=WHOLE, description="group of parameters, as the probes name it; * is all")
     probe: Probe = None
     step: Literal["last"] | int = Field(
         default="last", description="last, or a step: the last measurement at or before it"
@@ -97,9 +98,9 @@ class Sharpness(Report):
 
     def _runs(self, study: Study) -> pd.DataFrame:
         """One row a run: settings, size (batch size as a number), numbers, and outcome: used, diverged, or why not."""
-        top = last(study.top_eigenvalues(self.operator, self.probe), self.step)
+        top = last(study.top_eigenvalues(self.operator, self.probe, self.parameters), self.step)
         evaluations = last(study.evaluations(), self.step).rename(columns={"step": "evaluated"})
-        traces = last(study.traces(self.operator), self.step)["trace"]
+        traces = last(study.traces(self.operator, self.parameters), self.step)["trace"]
         runs = pd.concat([top, evaluations, traces], axis=1).reindex([run.id for run in study.runs])
         for key in dict.fromkeys(["batch_size", "seed", *study.swept]):
             runs[key] = pd.Series([run.flat.get(key) for run in study.runs], runs.index, dtype=object)

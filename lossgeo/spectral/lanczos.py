@@ -1,10 +1,16 @@
-"""Both ends of a spectrum in one Lanczos run, every pair with its residual.
+"""Both ends of a spectrum in one Lanczos run, every pair with its errors.
 
-Full reorthogonalization, because without it converged pairs come back as copies of themselves. The stopping rule is
-that every residual stays small for three steps: a start vector may hold so little of an extreme direction that a
-neighbour converges first and looks like the answer, but then the missing one is already on its way. On spectra with
-close neighbours the residual alone was wrong in up to 5% of runs at a tolerance of 1e-2 and 1.3% at 1e-3; held for
-three steps in up to 1% and in none of 300, at two products more (tests/bench/bench_stopping.py).
+When to stop is the question. Two things can be wrong with a value. It may not have converged: then residual^2 / gap
+says by how much. Or the start vector holds so little of an eigenvector that its eigenvalue is missed, and a neighbor
+stands in its place. No residual shows that, but how little it must be is known. With s the start vector's component
+along a Ritz vector of value t and residual r, the next Lanczos vector p(A) v_1 of length 1 has, close to t,
+
+    p(x) = (x - t) / (s r),        so a component b along an eigenvector of value x has   |b| <= s r / |x - t|,
+
+and of a start vector uniform over P directions that is true by a chance of about sqrt(P) s r / |x - t|. Neighbors are
+expected at the distances at which neighbors are seen. So the run goes on until, at either end,
+
+    residual^2 / gap <= tolerance * |value|     and     sum of sqrt(P) s r (1 / gap below + 1 / gap above) <= HIDDEN.
 """
 
 from __future__ import annotations
@@ -12,15 +18,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.linalg
 import torch
 
 from lossgeo.linear import LinearOperator
+from lossgeo.spectral.krylov import Krylov, combine, direction, outside
+from lossgeo.spectral.space import SPARE, Ritz, Space
 
-BLOCK = 32  # rows of the basis allocated at a time
-SECOND_PASS = 0.7  # Gram-Schmidt again when the norm fell below this share (Daniel et al. 1976); once more is enough
-HELD = 3  # steps for which the residuals have to stay small
+HIDDEN = 5e-3  # the sum up to which nothing is taken to be hidden: a scale for chances, not itself one
+NEAR = 1e-2  # neighbors closer than this share of a value count as that far: they need not be told apart
 FLOOR = 1e-2  # an eigenvalue below this share of the norm is resolved relative to the norm, since it may be zero
+CAP = 10.0  # sqrt(P) s at the most: a warm start is no draw from the sphere
+NOISE = 0.05  # share of the random part in a warm start
 
 
 @dataclass(frozen=True)
@@ -29,8 +37,17 @@ class Eigenpairs:
 
     values: np.ndarray  # (K,) float64
     residuals: np.ndarray  # (K,) ||A y - value y||; some eigenvalue lies within it of the value
-    converged: np.ndarray  # (K,) bool
+    bounds: np.ndarray  # (K,) residual^2 / gap, at most the residual: see `_bounds` for when it holds
+    converged: np.ndarray  # (K,) bool: within the tolerance, by its bound, and nothing before it hidden
     vectors: torch.Tensor  # (K, P) orthonormal rows
+
+    def only_converged(self) -> Eigenpairs:
+        """Those that have converged."""
+        rows = torch.from_numpy(self.converged).to(self.vectors.device)
+        values, residuals, bounds, converged = (
+            a[self.converged] for a in (self.values, self.residuals, self.bounds, self.converged)
+        )
+        return Eigenpairs(values, residuals, bounds, converged, self.vectors[rows])
 
 
 @dataclass(frozen=True)
@@ -39,128 +56,142 @@ class Ends:
 
     top: Eigenpairs
     bottom: Eigenpairs
-    products: int
+    products: int  # that finding them took, beyond those that the Krylov space had seen
 
 
 def lanczos(
-    operator: LinearOperator,
+    krylov: Krylov,
     top: int,
     bottom: int,
     tolerance: float,
     max_products: int,
     generator: torch.Generator,
+    room: int | None = None,
 ) -> Ends:
     """The `top` largest and `bottom` smallest eigenpairs of a symmetric operator (fewer where P is smaller).
 
-    A pair counts as converged when residual <= tolerance * max(|value|, FLOOR * ||A||). The run ends when all asked
-    for have been for HELD steps, or after `max_products` products. With V the basis and T = V'AV tridiagonal, A V = V
-    T + beta r e'. When beta vanishes, V spans an invariant subspace; the run goes on from a random vector outside it,
-    until that part's own ends have converged too and so cannot hold a missing copy of a multiple eigenvalue.
+    A pair has converged when its error is at most tolerance * max(|value|, FLOOR * ||A||) as far as its bound and the
+    start vector can tell (see above). The run ends when all have, or after `max_products` products, those counted that
+    `krylov` had taken before: the result does not depend on whether somebody else has extended it.
 
-    Every value has an eigenvalue within its residual; that it is the extreme one rests on the random start.
+    At most `room` rows are held at once, those of `krylov` included. When they are used up, the wanted Ritz vectors and
+    as many again of what else is there replace them (thick restart); `krylov` then gives up its basis. When the space
+    becomes invariant, the run goes on from a random vector outside it, until that part's own ends have converged too
+    and so cannot hold a missing copy of a multiple eigenvalue.
 
-    Costs at most `max_products` products and as many vectors of memory.
-    Source: Golub & Van Loan, 4th ed., section 10.1 to 10.3; Parlett 1998, chapter 13.
+    Cost: at most `max_products` products; one vector of memory each, or `room`, and the K that are returned.
+    Source: Golub & Van Loan, 4th ed., section 10.1 to 10.3; Wu & Simon 2000, "Thick-restart Lanczos method"; for what
+    a start vector can hide, van Dorsselaer, Hochstenbach & van der Vorst 2000.
 
     Raises:
         ArithmeticError: the operator returned a non-finite vector.
+        ValueError: `room` is too small, or an earlier restart has taken the basis of `krylov`.
     """
-    size, top, bottom = operator.size, min(top, operator.size), min(bottom, operator.size)
+    before = krylov.operator.products
+    size = krylov.operator.size - len(krylov.known)
+    top, bottom = min(top, size), min(bottom, size)
     limit = min(size, max_products)
-    eps = torch.finfo(operator.dtype).eps
-    basis = torch.empty(0, size, dtype=operator.dtype, device=operator.device)
-    alpha: list[float] = []
-    beta: list[float] = []  # beta[j] couples rows j and j + 1
-    part = 0  # the row where the current invariant part begins
-    held = 0  # steps for which everything asked for has been good
-    vector = _direction(basis, generator)
-    while True:
-        rows = len(alpha) + 1
-        if rows > basis.shape[0]:
-            basis = torch.cat([basis, basis.new_empty(min(BLOCK, limit + 1 - rows), size)])
-        basis[rows - 1] = vector
-        image = operator @ vector
-        alpha.append(_dot(vector, image))
-        rest = _orthogonal(image, basis[:rows])
-        beta.append(float(torch.linalg.vector_norm(rest)))
-        if not np.isfinite(alpha[-1] + beta[-1]):
-            raise ArithmeticError("a product with the operator is not finite")
-        values, weights = _ritz(alpha, beta)
-        norm = float(np.abs(values).max())
-        broken = beta[-1] <= 10 * eps * norm
-        if broken:
-            beta[-1] = 0.0
-        residuals = beta[-1] * np.abs(weights[-1])
-        good = _small(residuals, values, norm, tolerance)
-        small = rows >= max(top, bottom) and bool(good[rows - top :].all() and good[:bottom].all())
-        held = held + 1 if small else 0
-        if part == 0:
-            done = held >= HELD and not broken
-        else:
-            wanted = (values[rows - top] if top else np.inf, values[bottom - 1] if bottom else -np.inf)
-            done = small and _holds_no_copy(_ritz(alpha[part:], beta[part:]), beta[-1], wanted, norm, tolerance)
-        if done or rows == limit:
+    least = min(limit, top + bottom + SPARE)
+    if room is not None and room < least:
+        raise ValueError(
+            f"{top} top and {bottom} bottom eigenpairs need room for {least} vectors, not {room}: ask for fewer pairs, "
+            "or give more memory"
+        )
+    space = Space(krylov, top, bottom, limit if room is None else min(room, limit), room is not None)
+    wanted = ((top, 1), (bottom, -1))
+    for products in range(1, max_products + 1):
+        space.grow(generator)
+        if space.full or products == max_products:
             break
-        if broken:
-            part = rows
-            vector = _direction(basis[:rows], generator)
-        else:
-            vector = rest / beta[-1]
-    if rows == size:  # the basis spans everything: the pairs are exact, and what beta holds is rounding
-        residuals, good = np.zeros_like(residuals), np.ones_like(good)
-    residuals = np.maximum(residuals, eps * norm)  # the products themselves are no better than this
-    ends = [np.arange(rows)[::-1][:top], np.arange(rows)[:bottom]]
-    pairs = [Eigenpairs(values[i], residuals[i], good[i], _combine(weights[:, i], basis[:rows])) for i in ends]
-    return Ends(pairs[0], pairs[1], rows)
+        if space.rows >= max(top, bottom):
+            ritz = space.ritz()
+            done = all(_judged(ritz, size, *end, tolerance)[1].all() for end in wanted)
+            if done and (space.coupling > 0.0 if space.part == 0 else _holds_no_copy(space, ritz, tolerance)):
+                break
+    ritz = space.ritz()
+    pairs = [
+        _pairs(ritz, space.basis, count, sign, *_judged(ritz, size, count, sign, tolerance)) for count, sign in wanted
+    ]
+    return Ends(pairs[0], pairs[1], krylov.operator.products - before)
 
 
-def _holds_no_copy(
-    ritz: tuple[np.ndarray, np.ndarray], coupling: float, wanted: tuple[float, float], norm: float, tolerance: float
-) -> bool:
-    """Whether an invariant part's own ends have converged, and to nothing beyond the last wanted values."""
-    values, weights = ritz
-    converged = _small(coupling * np.abs(weights[-1]), values, norm, tolerance)[[0, -1]].all()
-    slack = tolerance * norm
-    return bool(converged and values[-1] <= wanted[0] + slack and values[0] >= wanted[1] - slack)
+def warm_start(vectors: torch.Tensor, operator: LinearOperator, generator: torch.Generator) -> torch.Tensor:
+    """A unit vector (P,) to start from where eigenvectors (K, P) of an operator close by are known.
+
+    Their sum and a little noise, which holds what they do not.
+    """
+    known = vectors.to(operator.device, operator.dtype)
+    start = known.sum(0) / max(1, len(known)) ** 0.5 + NOISE * direction(operator, generator)
+    return outside(start, start.new_empty(0, operator.size))
 
 
-def _small(residuals: np.ndarray, values: np.ndarray, norm: float, tolerance: float) -> np.ndarray:
-    good: np.ndarray = residuals <= tolerance * np.maximum(np.abs(values), FLOOR * norm)
-    return good
+def _pairs(
+    ritz: Ritz, basis: torch.Tensor, count: int, sign: int, bounds: np.ndarray, converged: np.ndarray
+) -> Eigenpairs:
+    chosen = np.arange(len(ritz.values))[::-sign][:count]
+    rounding = torch.finfo(basis.dtype).eps * float(np.abs(ritz.values).max())  # products are no better than this
+    return Eigenpairs(
+        values=ritz.values[chosen],
+        residuals=np.maximum(ritz.residuals[chosen], rounding),
+        bounds=np.maximum(bounds, rounding),
+        converged=converged,
+        vectors=combine(ritz.weights[:, chosen], basis),
+    )
 
 
-def _ritz(alpha: list[float], beta: list[float]) -> tuple[np.ndarray, np.ndarray]:
-    """Eigenvalues, ascending, and eigenvectors (columns) of the tridiagonal matrix, in float64."""
-    if len(alpha) == 1:
-        return np.array(alpha), np.ones((1, 1))
-    values, weights = scipy.linalg.eigh_tridiagonal(alpha, beta[: len(alpha) - 1])
-    return values, weights
+# --- when to stop ----------------------------------------------------------------------------------------------------
 
 
-def _dot(a: torch.Tensor, b: torch.Tensor) -> float:
-    # torch sums elementwise products pairwise, with an error of 1e-9 where its dot product of 1e7 floats loses 2e-6
-    return float((a * b).sum())
+def _judged(ritz: Ritz, size: int, count: int, sign: int, tolerance: float) -> tuple[np.ndarray, np.ndarray]:
+    """The bounds of `count` pairs at the top (sign 1) or the bottom (-1), the extreme one first; and who converged."""
+    outside_in = slice(None, None, -sign)
+    norm = float(np.abs(ritz.values).max())
+    values, residuals, components = (a[outside_in][: count + 1] for a in (ritz.values, ritz.residuals, ritz.components))
+    sizes = np.abs(values[:count])
+    scales = np.maximum(sizes, FLOOR * norm)
+    bounds = _bounds(sign * values, residuals, count)
+    chances = np.minimum(CAP, size**0.5 * components) * residuals
+    hidden = np.where(sizes <= FLOOR * norm, 0.0, chances[: len(sizes)] * _nearness(sign * values, NEAR * scales))
+    return bounds, (bounds <= tolerance * scales) & (np.cumsum(hidden) <= HIDDEN)
 
 
-def _orthogonal(vector: torch.Tensor, basis: torch.Tensor) -> torch.Tensor:
-    """The part of a vector orthogonal to the rows of the basis, by classical Gram-Schmidt, twice where needed."""
-    before = float(torch.linalg.vector_norm(vector))
-    vector = vector - basis.T @ (basis @ vector)
-    if float(torch.linalg.vector_norm(vector)) < SECOND_PASS * before:
-        vector = vector - basis.T @ (basis @ vector)
-    return vector
+def _bounds(values: np.ndarray, residuals: np.ndarray, count: int) -> np.ndarray:
+    """min(residual, residual^2 / gap) for `count` Ritz values, descending; the gap is to the next one.
+
+    For an eigenvalue x, a Ritz value t <= x and any a < t with no eigenvalue between a and x: x - t <= r^2 / (t - a),
+    and by Cauchy's interlacing the j-th Ritz value is at most the j-th eigenvalue. The a taken is the next Ritz value
+    and its residual. So the bound holds once that stands above the next eigenvalue, which it cannot know of one that is
+    hidden or on its way. Where that a leaves no gap, or one smaller than the residual, the bound is the residual.
+
+    Source: Kato 1949 and Temple; Parlett 1998, sections 10.1 and 10.5.
+    """
+    bounds = residuals[:count].copy()
+    gaps = values[:-1] - values[1:] - residuals[1:]
+    sharper = np.flatnonzero(gaps > residuals[:-1])
+    bounds[sharper] *= residuals[sharper] / gaps[sharper]
+    return bounds
 
 
-def _direction(basis: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """A random unit vector orthogonal to the rows of the basis."""
-    # drawn on the CPU, so that a seed means the same vector on every device
-    drawn = torch.randn(basis.shape[1], generator=generator, dtype=torch.float64).to(basis.device, basis.dtype)
-    for _ in range(2):
-        drawn = drawn - basis.T @ (basis @ drawn)
-        drawn = drawn / torch.linalg.vector_norm(drawn)
-    return drawn
+def _nearness(values: np.ndarray, least: np.ndarray) -> np.ndarray:
+    """1 / gap below + 1 / gap above for Ritz values, descending, gaps of `least` at least.
+
+    Above the first one nothing is seen: what is below it stands for that. Below the last one too, where it is the last
+    that is known.
+    """
+    between = values[:-1] - values[1:]
+    below = np.append(between, np.zeros(len(least)))[: len(least)]
+    tiny = np.finfo(np.float64).tiny  # of the zero operator
+    nearness: np.ndarray = 1.0 / np.maximum(np.maximum(below, least), tiny)
+    nearness[1:] += 1.0 / np.maximum(np.maximum(below[:-1], least[1:]), tiny)
+    return nearness
 
 
-def _combine(weights: np.ndarray, basis: torch.Tensor) -> torch.Tensor:
-    """Ritz vectors (K, P) from their coordinates (M, K) in the basis (M, P)."""
-    return torch.from_numpy(np.ascontiguousarray(weights.T)).to(basis.device, basis.dtype) @ basis
+def _holds_no_copy(space: Space, ritz: Ritz, tolerance: float) -> bool:
+    """Whether the present invariant part's own ends have converged, and to nothing beyond the last wanted values."""
+    inside = np.flatnonzero((ritz.weights[space.part :] != 0.0).any(0))[[0, -1]]
+    norm = float(np.abs(ritz.values).max())
+    values, slack = ritz.values[inside], tolerance * norm
+    small = ritz.residuals[inside] <= tolerance * np.maximum(np.abs(values), FLOOR * norm)
+    low = ritz.values[space.bottom - 1] if space.bottom else -np.inf
+    high = ritz.values[-space.top] if space.top else np.inf
+    return bool(small.all() and values[0] >= low - slack and values[1] <= high + slack)

@@ -1,0 +1,36 @@
+"""The Gauss-Newton matrix: the Hessian without the curvature of the model."""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+
+from lossgeo.linear import LinearOperator
+from lossgeo.neighborhood import Neighborhood
+from lossgeo.operators import Operator
+from lossgeo.operators._jacobian import Jacobian, Sandwich
+
+
+@final
+class GaussNewton(Operator):
+    """G v = J' B J v, J the Jacobian of the outputs and B the second derivative of the mean loss by them.
+
+    B is diag(p) - p p' for the cross-entropy of a softmax p and the identity for mse, over the number of examples, in
+    closed form. H = G + the loss's slope times the model's curvature, so H = G where the model is linear or fits
+    exactly; G is positive semidefinite for both losses.
+
+    Cost: about 1.3 gradients a product while the graphs fit the memory.
+    Source: Schraudolph 2002, "Fast curvature matrix-vector products", section 3.
+    """
+
+    def at(self, here: Neighborhood) -> LinearOperator:
+        def bend(jacobian: Jacobian, _: int, tangents: torch.Tensor) -> torch.Tensor:
+            bent: torch.Tensor = here.loss.bend(jacobian.outputs.detach(), jacobian.piece.targets, tangents)
+            return jacobian.share * bent
+
+        sandwich = Sandwich(here, bend)
+        chunks = sandwich.chunks
+        return LinearOperator(
+            here.size, sandwich.matvec, here.dtype, here.device, sandwich.contributions, None, chunks.room, chunks.note
+        )

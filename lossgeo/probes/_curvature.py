@@ -1,0 +1,215 @@
+"""What the probes of an operator share: where it is taken, over which examples, and what they hand to each other."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import Annotated, ClassVar, Literal, NamedTuple, final
+
+import torch
+from pydantic import Field
+
+from lossgeo.component import dump
+from lossgeo.graphs import free_memory
+from lossgeo.landscape import BatchNormMode, Landscape, Memory, Point
+from lossgeo.linear import LinearOperator
+from lossgeo.neighborhood import Neighborhood, layers, matching
+from lossgeo.operators import Operator
+from lossgeo.operators.hessian import Hessian
+from lossgeo.probes import Measurement, Probe
+from lossgeo.randomness import generator as named_generator
+from lossgeo.spectral.krylov import Krylov, direction
+from lossgeo.tables import Column, Row
+
+FIRST = 256  # examples that `samples: auto` begins with
+FLOAT32_TOLERANCE = 1e-5  # below it, products in float32 are too coarse
+
+
+class Found(NamedTuple):
+    """What one probe made of one operator."""
+
+    rows: list[Row]
+    memory: Memory
+    spread: float  # relative error over examples of the leading number; 0 over all of them, infinite where unknown
+    vectors: Mapping[str, torch.Tensor] = MappingProxyType({})
+
+
+class CurvatureProbe(Probe):
+    """A probe of an operator over the training data."""
+
+    operator: Operator = Field(default=Hessian(), description="the map that is measured")
+    parameters: str = Field(
+        default="*", min_length=1, description="glob of the parameters it is restricted to, as in layers.0.*"
+    )
+    per_layer: bool = Field(default=False, description="measure every layer's block on its own, with rows for each")
+    samples: Annotated[int, Field(ge=1)] | Literal["all", "auto"] = Field(
+        default="all",
+        description="training examples to measure on at the most, the first of the (shuffled) split; "
+        "auto: doubled until the error over examples is within `width`",
+    )
+    width: float = Field(default=0.1, gt=0, lt=10, description="what `samples: auto` aims at, relative to the value")
+    batch_norm: BatchNormMode = Field(
+        default="eval", description="eval: running statistics; batch: statistics of all the measured examples"
+    )
+    precision: Literal["auto", "float32", "float64"] = Field(
+        default="auto",
+        description="of the products; auto: that of the parameters, float32 at least, float64 below tolerance 1e-5",
+    )
+    memory: Annotated[float, Field(gt=0)] | Literal["auto"] = Field(
+        default="auto", description="GiB that graphs and vectors may take; auto: half of what is free"
+    )
+
+    shared: ClassVar[tuple[Column, ...]] = (
+        Column("operator", "string", "", "name of the operator"),
+        Column("parameters", "string", "", "glob of the parameters it is restricted to; * is all"),
+        Column("size", "int", "", "dimension of the operator: the number of these parameters"),
+        Column("samples", "int", "examples", "training examples it was measured on"),
+        Column("batch_norm", "string", "", "eval: running statistics; batch: statistics of the measured examples"),
+        Column("precision", "string", "", "floating-point type of the products"),
+        Column("graph", "string", "", "kept: one graph served all products; rebuilt: it did not fit the memory"),
+        Column("matvecs", "int", "products", "products that were new to this measurement; over parts, by their share"),
+        Column("gradient_seconds", "float", "s", "one gradient over the same examples; seconds over it is the price"),
+    )
+
+    @abstractmethod
+    def spectrum(self, sample: Sample, memory: Memory, generator: torch.Generator) -> Found:
+        """Rows with the probe's own columns."""
+
+    def exacting(self) -> bool:
+        """Whether what is asked for needs products in float64."""
+        return False
+
+    def check(self, landscape: Landscape) -> None:
+        matching(landscape, self.parameters)
+
+    @final
+    def stream(self) -> str:
+        """Probes of the same operator draw the same numbers, so that the second can go on from the first one's work."""
+        asked = dump(self)
+        taken = json.dumps([asked[name] for name in CurvatureProbe.model_fields if name not in Probe.model_fields])
+        return f"curvature-{hashlib.sha256(taken.encode()).hexdigest()[:12]}-{self._dtype_name(torch.float32)}"
+
+    @final
+    def measure(self, landscape: Landscape, point: Point, memory: Memory, generator: torch.Generator) -> Measurement:
+        rows: list[Row] = []
+        kept: Memory = {}
+        vectors: dict[str, torch.Tensor] = {}
+        base = int(torch.randint(2**62, (), generator=generator))
+        whole = {self.parameters: matching(landscape, self.parameters)}
+        blocks = layers(landscape, self.parameters) if self.per_layer else whole
+        for label, names in blocks.items():
+            mine = {key.removeprefix(f"{label}:"): t for key, t in memory.items() if key.startswith(f"{label}:")}
+            for size in self._sizes(landscape.train.size):
+                sample = self._sample(landscape, point, names, size)
+                before = sample.cost
+                found = self.spectrum(sample, mine, named_generator(base, label, size))
+                shared = {
+                    "operator": self.operator.component_name(),
+                    "parameters": label,
+                    "size": sample.operator.size,
+                    "samples": size,
+                    "batch_norm": self.batch_norm,
+                    "precision": str(sample.operator.dtype).removeprefix("torch."),
+                    "graph": sample.operator.note,
+                    "matvecs": round(sample.cost - before),
+                    "gradient_seconds": sample.here.gradient_seconds,
+                }
+                if found.spread <= self.width:
+                    break
+            rows += [shared | row for row in found.rows]
+            kept |= {f"{label}:{name}": tensor for name, tensor in found.memory.items()}
+            vectors |= {f"{label}:{name}": tensor for name, tensor in found.vectors.items()}
+        return Measurement(rows, kept, vectors)
+
+    def _sizes(self, available: int) -> Iterator[int]:
+        """Numbers of examples to try in turn."""
+        if self.samples == "all":
+            yield available
+        elif self.samples != "auto":
+            yield min(self.samples, available)
+        else:
+            size = FIRST
+            while size < available:
+                yield size
+                size *= 2
+            yield available
+
+    def _dtype_name(self, of_parameters: torch.dtype) -> str:
+        if self.precision != "auto":
+            return self.precision
+        least = torch.float64 if self.exacting() else torch.float32
+        return str(torch.promote_types(of_parameters, least)).removeprefix("torch.")
+
+    def _sample(self, landscape: Landscape, point: Point, names: tuple[str, ...], size: int) -> Sample:
+        """The operator over the first `size` examples, as the probe before may have left it."""
+        key = (self.stream(), names, size)
+        last = point.scratch.get("sample")
+        if last is None or last[0] != key:
+            point.scratch.clear()  # before the next one is built, so that two are never held
+            dtype = getattr(torch, self._dtype_name(landscape.dtype))
+            point.scratch["sample"] = last = (key, Sample(self, landscape, point, names, size, dtype))
+        sample: Sample = last[1]
+        return sample
+
+
+class Sample:
+    """An operator over some of the training examples, and over parts of these.
+
+    `whole`: these are all there are, so that nothing is left to be uncertain about. `cost` is in products so far, those
+    over a part counted by their share of the examples.
+    """
+
+    def __init__(
+        self,
+        probe: CurvatureProbe,
+        landscape: Landscape,
+        point: Point,
+        names: tuple[str, ...],
+        size: int,
+        dtype: torch.dtype,
+    ) -> None:
+        self.whole = size == landscape.train.size
+        self._settings = (probe.operator, landscape, point, probe.batch_norm, names, dtype)
+        self._examples = landscape.train.rows(slice(0, size))
+        budget = free_memory(landscape.device) // 2 if probe.memory == "auto" else int(probe.memory * 2**30)
+        self._memory = budget if self.whole else budget // 2  # the other half is for two parts at a time
+        self.here, self.operator = self._over(slice(0, size), self._memory)
+        self._random: Krylov | None = None
+        self._elsewhere = 0.0  # products over parts, by their share
+        self.examples = size
+
+    def _over(self, rows: slice, memory: int) -> tuple[Neighborhood, LinearOperator]:
+        operator, landscape, point, batch_norm, names, dtype = self._settings
+        here = Neighborhood(landscape, point, self._examples.rows(rows), batch_norm, names, dtype, memory)
+        return here, operator.at(here)
+
+    @property
+    def cost(self) -> float:
+        return self.operator.products + self._elsewhere
+
+    @property
+    def room(self) -> int | None:
+        """How many vectors a Krylov space may hold: half, since the shared one may be there beside another."""
+        return None if self.operator.room is None else self.operator.room // 2
+
+    def random_krylov(self, generator: torch.Generator) -> Krylov:
+        """The Krylov space of a random start vector; the same one for every probe of this operator at this point.
+
+        `generator` has to be a fresh one: the start vector is what it draws first.
+        """
+        start = direction(self.operator, generator)
+        if self._random is None or self._random.released:
+            self._random = Krylov(self.operator, start)
+        return self._random
+
+    def part(self, number: int, count: int) -> LinearOperator:
+        """The operator over the `number`-th of `count` disjoint parts of the examples; `charge` what it costs."""
+        size = self.examples
+        return self._over(slice(number * size // count, (number + 1) * size // count), self._memory // 2)[1]
+
+    def charge(self, products: float) -> None:
+        """Count products that were made elsewhere, in products over all the examples."""
+        self._elsewhere += products
