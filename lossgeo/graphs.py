@@ -36,7 +36,7 @@ class Graphs(Generic[G]):
         self._here = here
         self._build = build
         self._kept: list[G] = []
-        budget = free_memory(here.device) // 2 if here.memory is None else here.memory
+        budget = budget_of(here)
         self.chunks = 0
         fitting, taken = 1, 0  # how many graphs fit is known once the first, the largest, is built
         for number, (piece, share) in enumerate(here.pieces()):
@@ -50,8 +50,8 @@ class Graphs(Generic[G]):
             if number < fitting:
                 self._kept.append(graph)
         # where none is kept, one is there at a time nevertheless
-        held = taken * max(1, len(self._kept))
-        self.room = max(0, (budget - held) // (here.size * here.theta.element_size()) - SCRATCH)
+        self.held = taken * max(1, len(self._kept))
+        self.room = vectors_beside(here, here.size, self.held)
 
     def __iter__(self) -> Iterator[tuple[G, bool]]:
         """Every chunk's graph, and whether it will be wanted again."""
@@ -65,6 +65,16 @@ class Graphs(Generic[G]):
         """How products are made: kept, rebuilt, or kept M of N."""
         kept = len(self._kept)
         return "kept" if kept == self.chunks else f"kept {kept} of {self.chunks}" if kept else "rebuilt"
+
+
+def budget_of(here: Neighborhood) -> int:
+    """Bytes that graphs and vectors may take together."""
+    return free_memory(here.device) // 2 if here.memory is None else here.memory
+
+
+def vectors_beside(here: Neighborhood, size: int, held: int) -> int:
+    """How many vectors of that size fit the memory beside what is held, in bytes."""
+    return max(0, (budget_of(here) - held) // (size * here.theta.element_size()) - SCRATCH)
 
 
 def graph_bytes(outputs: list[torch.Tensor | None]) -> int:

@@ -205,6 +205,7 @@ class Landscape:
         for place, name, buffer in others:
             place[name] = buffer.to(theta.dtype)
         flags = [(m, m.training) for m in self.module.modules()]
+        tracking = [(norm, norm.track_running_stats) for norm in self._norms]
         state = torch.default_generator.get_state()
         self.module.eval()
         if batch_norm == "batch":
@@ -218,8 +219,8 @@ class Landscape:
             for module, training in flags:
                 module.training = training
             if batch_norm == "batch":
-                for norm in self._norms:
-                    norm.track_running_stats = True
+                for norm, tracks in tracking:
+                    norm.track_running_stats = tracks
             for place, name, buffer in others:
                 place[name] = buffer
             torch.default_generator.set_state(state)
@@ -229,15 +230,19 @@ class Landscape:
 
         With batch statistics every output depends on every example, so there is one piece.
         """
-        step = examples.size if batch_norm == "batch" and self._norms else self.chunk
+        step = examples.size if self._mixes(batch_norm) else self.chunk
         total = self.loss.weight(examples.targets)
         for begin in range(0, examples.size, step):
             piece = examples.rows(slice(begin, begin + step))
             yield piece, self.loss.weight(piece.targets) / total
 
+    def _mixes(self, batch_norm: BatchNormMode) -> bool:
+        """Whether an output depends on the other examples: some batch norms keep no running statistics."""
+        return any(batch_norm == "batch" or norm.running_mean is None for norm in self._norms)
+
     def outputs(self, theta: torch.Tensor, inputs: torch.Tensor, batch_norm: BatchNormMode = "eval") -> torch.Tensor:
         """Outputs (N, C) for inputs (N, ...), without a graph."""
-        step = inputs.shape[0] if batch_norm == "batch" and self._norms else self.chunk
+        step = inputs.shape[0] if self._mixes(batch_norm) else self.chunk
         with self.measuring(theta, batch_norm), torch.no_grad():
             return torch.cat([self.module(piece) for piece in torch.split(inputs, step)])
 

@@ -182,13 +182,13 @@ class Neighborhood:
 
 
 def matching(landscape: Landscape, pattern: str) -> tuple[str, ...]:
-    """The names of the parameters that a glob matches, as in `layers.0.*`; case matters.
+    """The names of the parameters that a glob matches, as in `layers.0.*`, or one of several with commas between.
 
     Raises:
         UsageError: none does.
     """
     names = [name for name, _ in landscape.module.named_parameters()]
-    found = tuple(name for name in names if fnmatchcase(name, pattern))
+    found = tuple(name for name in names if any(fnmatchcase(name, glob) for glob in pattern.split(",")))
     if not found:
         shown = ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
         raise UsageError(f"parameters: {pattern!r} matches none of the model's parameters; it has {shown}")
@@ -201,4 +201,8 @@ def layers(landscape: Landscape, pattern: str) -> dict[str, tuple[str, ...]]:
     for name in matching(landscape, pattern):
         owner, _, _ = name.rpartition(".")
         groups.setdefault(f"{owner}.*" if owner else name, []).append(name)
-    return {label: tuple(names) for label, names in groups.items()}
+    # where a module's children have parameters too, the glob would take them in
+    labels = {
+        glob: glob if matching(landscape, glob) == tuple(mine) else ",".join(mine) for glob, mine in groups.items()
+    }
+    return {labels[glob]: tuple(mine) for glob, mine in groups.items()}

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
 from lossgeo.containment import contained
 from lossgeo.errors import RunError, Stopped
 from lossgeo.files import set_aside
-from lossgeo.landscape import Memory
+from lossgeo.landscape import Memory, Point
 from lossgeo.machine import pick_device
 from lossgeo.packing import restored
 from lossgeo.probes import Probe
@@ -55,19 +55,17 @@ def probe(
         # a failure may have passed
         todo = [(step, p) for step in steps for p in probes if there.get((p.key(), step), "missing") is not None]
         broken = []
-        scratch: dict[int, dict[str, Any]] = {}  # what probes at one step have in common, as in training
+        memories: dict[str, Memory] = {p.key(): {} for p in probes}
+        point: Point | None = None  # one for all probes of a step, so that they share what they compute, as in training
         for number, (step, p) in enumerate(todo, start=1):
             if interrupt:
                 raise Stopped(interrupt.signum)
-            memories: dict[str, Memory] = {p.key(): {}}
-            try:
-                tensors = run.load(step)
-            except RunError as error:
-                broken.append(str(error))
-                continue
-            point = restored(landscape, step, tensors, memories, run.recipe.optimizer)
-            scratch = {step: scratch.get(step, point.scratch)}
-            point.scratch = scratch[step]
+            if point is None or point.step != step:
+                try:
+                    point = restored(landscape, step, run.load(step), memories, run.recipe.optimizer)
+                except RunError as error:
+                    broken.append(str(error))
+                    continue
             table = tables[p.component_name()]
             if (p.key(), step) in there:
                 table.drop(p.key(), step)

@@ -8,7 +8,7 @@ from dense import Dense
 from networks import CLASSES, LOSSES, N, Slower, data, directions, here, landscape_around, landscape_of
 from torch import nn
 
-from lossgeo.landscape import Landscape
+from lossgeo.landscape import Landscape, Point
 from lossgeo.linear import LinearOperator
 from lossgeo.models.mlp import MLP
 from lossgeo.operators.fisher import Fisher
@@ -18,6 +18,9 @@ from lossgeo.operators.hessian import Hessian
 from lossgeo.operators.ntk import NTK
 from lossgeo.operators.preconditioned import Preconditioned
 from lossgeo.optimizers.sgd import SGD
+from lossgeo.probes.density import Density
+from lossgeo.probes.eigenvalues import Eigenvalues
+from lossgeo.probes.trace import Trace
 from lossgeo.randomness import generator
 from lossgeo.task import Examples, Task
 
@@ -82,6 +85,21 @@ def test_a_quadratic_has_the_spectrum_it_was_given() -> None:
         found = matrix(operator.at(here(landscape)))
         close(found, wanted)
         close(torch.linalg.eigvalsh(found).flip(0), SPECTRUM)
+
+
+def test_the_probes_find_the_spectrum_of_a_quadratic() -> None:
+    landscape, _ = quadratic(SPECTRUM)
+    point, size, norm = Point(0, landscape.start(), {}), len(SPECTRUM), float(SPECTRUM[0])
+    rows = Eigenvalues(top=6, bottom=3, tolerance=1e-12).measured(landscape, point, {}, 0).rows
+    found = torch.tensor([row["eigenvalue"] for row in rows], dtype=torch.float64)
+    close(found, torch.cat([SPECTRUM[:6], SPECTRUM.flip(0)[:3]]))
+    # as many products as dimensions leave nothing to chance
+    (row,) = Trace(vectors=2 * size, tolerance=0, deflate=size).measured(landscape, point, {}, 0).rows
+    assert row["value"] == pytest.approx(float(SPECTRUM.sum()), rel=CLOSED)
+    assert row["squares"] == pytest.approx(float((SPECTRUM**2).sum()), rel=CLOSED)
+    nodes = [row["node"] for row in Density(steps=size, deflate=0).measured(landscape, point, {}, 0).rows]
+    distance = (torch.tensor(nodes, dtype=torch.float64)[:, None] - SPECTRUM).abs().min(1).values
+    assert (distance <= CLOSED * norm).all()
 
 
 @pytest.mark.parametrize("outputs", [1, 3])

@@ -82,7 +82,7 @@ def test_layers_share_the_parameters_out(network: str) -> None:
         assert len({name.rpartition(".")[0] for name in group}) == 1
     biases = layers(landscape, "*.bias")
     assert all(name.endswith(".bias") for group in biases.values() for name in group)
-    assert set(biases) <= set(found)
+    assert all(matching(landscape, label) == group for label, group in biases.items())
 
 
 def test_parameters_that_no_layer_owns_are_a_layer_each() -> None:
@@ -322,3 +322,23 @@ def test_a_measurement_that_fails_leaves_everything_as_it_was() -> None:
         Neighborhood(landscape, Point(0, theta, {}), landscape.train, "batch")
     assert {name: m.training for name, m in landscape.module.named_modules()} == before
     assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_labels_of_layers_are_globs_of_just_these_parameters() -> None:
+    landscape = noisy()  # nn.MultiheadAttention owns parameters and has a child that owns others
+    for label, names in layers(landscape, "*").items():
+        assert matching(landscape, label) == names
+
+
+def test_batch_norm_without_running_statistics_does_not_depend_on_the_chunk() -> None:
+    losses = []
+    for chunk in (10, 37):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            norm = nn.BatchNorm1d(5, track_running_stats=False)
+            module = nn.Sequential(nn.Linear(6, 5), norm, nn.Linear(5, 4))
+        landscape = landscape_around(module, data((6,)), chunk=chunk)
+        losses.append(landscape.evaluate(landscape.start(), landscape.train).loss)
+        landscape.evaluate(landscape.start(), landscape.train, "batch")
+        assert not norm.track_running_stats
+    assert losses[0] == pytest.approx(losses[1], rel=1e-12)

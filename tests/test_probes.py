@@ -13,6 +13,8 @@ from safetensors.torch import load_file
 
 from lossgeo.landscape import Landscape, Point
 from lossgeo.neighborhood import Neighborhood
+from lossgeo.operators import Operator
+from lossgeo.operators.finite_difference import FiniteDifference
 from lossgeo.operators.fisher import Fisher
 from lossgeo.operators.gauss_newton import GaussNewton
 from lossgeo.operators.gradient_covariance import GradientCovariance
@@ -30,6 +32,20 @@ from lossgeo.tables import Row
 @pytest.fixture(scope="module")
 def landscape() -> Landscape:
     return landscape_of("mlp", chunk=10)
+
+
+LOSS = '''
+from typing import ClassVar, final
+from lossgeo.losses import Loss
+
+@final
+class PlainSquare(Loss):
+    """Half the square, without derivatives of its own."""
+    accepts: ClassVar = ("values",)
+    def prepare(self, targets, task, dtype): return targets.to(dtype)
+    def mean(self, outputs, targets): return (outputs - targets).square().sum() / len(targets) / 2
+    def weight(self, targets): return float(len(targets))
+'''
 
 
 def point(landscape: Landscape, step: int = 7) -> Point:
@@ -242,3 +258,24 @@ def column(landscape: Landscape, at: Point, number: int) -> np.ndarray:
     unit = torch.zeros(landscape.size, dtype=landscape.dtype)
     unit[number] = 1
     return (Hessian().at(Neighborhood(landscape, at, landscape.train)) @ unit).numpy()
+
+
+@pytest.mark.parametrize("operator", [NTK(), FiniteDifference()], ids=lambda o: o.component_name())
+def test_operators_without_kept_graphs_say_how_many_vectors_fit_too(landscape: Landscape, operator: Operator) -> None:
+    found = operator.at(Neighborhood(landscape, point(landscape), landscape.train, memory=10**6))
+    assert found.room is not None
+    assert 0 < found.room * found.size * 8 <= 10**6
+
+
+def test_a_kernel_has_no_preconditioner() -> None:
+    with pytest.raises(ValueError, match="no map of the parameters"):
+        Preconditioned(of=NTK())
+
+
+def test_a_loss_that_cannot_draw_is_a_row_with_the_reason_and_no_end_of_training(tmp_path: Path) -> None:
+    (tmp_path / "plain_square.py").write_text(LOSS)
+    probe = {"name": "eigenvalues", "operator": {"name": "fisher", "draws": 4}, "at": [2]}
+    run = trained(
+        tmp_path, [tmp_path / "plain_square.py"], loss="plain_square", dataset="diabetes", steps=4, probes=[probe]
+    )
+    assert "does not say how to draw targets" in rows(run.folder, "eigenvalues")[0]["failure"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import ClassVar
 
 from lossgeo.component import Component
 from lossgeo.linear import LinearOperator
@@ -11,6 +12,8 @@ from lossgeo.neighborhood import Neighborhood
 
 class Operator(Component):
     """A map that a landscape has at every point."""
+
+    of_parameters: ClassVar[bool] = True  # whether its vectors have a number for every parameter
 
     @abstractmethod
     def at(self, here: Neighborhood) -> LinearOperator:

@@ -6,6 +6,7 @@ from typing import final
 
 import torch
 
+from lossgeo.graphs import vectors_beside
 from lossgeo.linear import LinearOperator
 from lossgeo.neighborhood import Neighborhood
 from lossgeo.operators import Operator
@@ -40,4 +41,6 @@ class FiniteDifference(Operator):
             product: torch.Tensor = (forward - backward) * (length / (2 * h))
             return product
 
-        return LinearOperator(here.size, matvec, here.dtype, here.device, note="differences")
+        return LinearOperator(
+            here.size, matvec, here.dtype, here.device, room=vectors_beside(here, here.size, 0), note="differences"
+        )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import final
+from typing import ClassVar, final
 
 import torch
 
+from lossgeo.graphs import vectors_beside
 from lossgeo.linear import LinearOperator
 from lossgeo.neighborhood import Neighborhood
 from lossgeo.operators import Operator
@@ -23,6 +24,8 @@ class NTK(Operator):
     Source: Jacot, Gabriel & Hongler 2018; the 1/N as in Cohen et al. 2021.
     """
 
+    of_parameters: ClassVar[bool] = False
+
     def at(self, here: Neighborhood) -> LinearOperator:
         chunks = jacobians(here)
         shapes = [outputs.shape for outputs in (here.outputs(piece.inputs).detach() for piece, _ in here.pieces())]
@@ -39,4 +42,5 @@ class NTK(Operator):
             pushed = [jacobian.push(pulled).reshape(-1) for jacobian, _ in chunks]
             return torch.cat(pushed) / predictions
 
-        return LinearOperator(size, matvec, here.dtype, here.device, note=chunks.note)
+        room = vectors_beside(here, size, chunks.held)
+        return LinearOperator(size, matvec, here.dtype, here.device, room=room, note=chunks.note)

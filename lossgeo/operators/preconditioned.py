@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import final
+from typing import Self, final
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from lossgeo.linear import Contributions, LinearOperator
 from lossgeo.neighborhood import Neighborhood
@@ -27,11 +27,15 @@ class Preconditioned(Operator):
 
     of: Operator = Field(default=Hessian(), description="the map A")
 
+    @model_validator(mode="after")
+    def _of_parameters(self) -> Self:
+        if not self.of.of_parameters:
+            raise ValueError(f"{self.of.component_name()} is no map of the parameters, so it has no preconditioner")
+        return self
+
     def at(self, here: Neighborhood) -> LinearOperator:
         scale = here.block(here.point.preconditioner().to(here.dtype)).rsqrt()
         inner = self.of.at(here)
-        if inner.size != here.size:
-            raise ValueError(f"{self.of.component_name()} is no map of the parameters, so it has no preconditioner")
 
         def contributions(vectors: torch.Tensor) -> Contributions:
             assert inner.contributions is not None

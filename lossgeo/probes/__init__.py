@@ -13,6 +13,7 @@ from typing import ClassVar, NamedTuple, final
 import torch
 
 from lossgeo.component import Component, dump
+from lossgeo.errors import UsageError
 from lossgeo.landscape import Landscape, Memory, Point
 from lossgeo.randomness import generator
 from lossgeo.tables import Column, Row
@@ -24,7 +25,13 @@ COMMON = (
     Column("failure", "string", "", "why there is no value; null where there is one"),
 )
 
-FAILURES = (RuntimeError, ArithmeticError, ValueError, MemoryError)  # torch and numpy derive theirs from these
+FAILURES = (
+    RuntimeError,
+    ArithmeticError,
+    ValueError,
+    MemoryError,
+    UsageError,
+)  # torch and numpy derive theirs from these
 
 
 class Measurement(NamedTuple):

@@ -42,7 +42,9 @@ class CurvatureProbe(Probe):
 
     operator: Operator = Field(default=Hessian(), description="the map that is measured")
     parameters: str = Field(
-        default="*", min_length=1, description="glob of the parameters it is restricted to, as in layers.0.*"
+        default="*",
+        min_length=1,
+        description="glob of the parameters it is restricted to, as in layers.0.*; or several: a.*,b.*",
     )
     per_layer: bool = Field(default=False, description="measure every layer's block on its own, with rows for each")
     samples: Annotated[int, Field(ge=1)] | Literal["all", "auto"] = Field(

@@ -11,6 +11,24 @@ and of a start vector uniform over P directions that is true by a chance of abou
 expected at the distances at which neighbors are seen. So the run goes on until, at either end,
 
     residual^2 / gap <= tolerance * |value|     and     sum of sqrt(P) s r (1 / gap below + 1 / gap above) <= HIDDEN.
+
+By tests/bench/bench_stopping.py, on 96 Hessians of small networks (P of 610 to 1,210) with six start vectors each, the
+runs in which any of k top values was off by more than the tolerance, and the products over those of an oracle that
+stops as soon as all are right for good; in parentheses, of the rule that the residual is within the tolerance:
+
+      k   tolerance   wrong of 576   over oracle
+      1        1e-2        0   (4)   1.64 (1.34)
+      1        1e-3        0   (0)   1.35 (1.39)
+      1        1e-6        0   (0)   1.05 (1.39)
+      5        1e-2        1  (20)   1.34 (1.12)
+      5        1e-3        1   (6)   1.23 (1.16)
+      5        1e-6        1   (0)   1.05 (1.23)
+     10        1e-2       25 (120)   1.24 (1.03)
+     10        1e-3       25  (75)   1.17 (1.09)
+     10        1e-6       18   (3)   1.05 (1.19)
+
+No wrong run at up to 1.25 was the aim: only k = 1 at 1e-6 reaches both. At 1e-6 the residual rule is dearer and, of
+five and ten values, more often right. Six runs share a Hessian, so that wrong ones come in clusters.
 """
 
 from __future__ import annotations

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from lossgeo.spectral.density import density
-
 from lossgeo.landscape import Landscape, Point
 from lossgeo.linear import LinearOperator
 from lossgeo.losses.cross_entropy import CrossEntropy
 from lossgeo.neighborhood import Neighborhood
 from lossgeo.operators.hessian import Hessian
 from lossgeo.randomness import generator
+from lossgeo.spectral.density import density
 from lossgeo.spectral.krylov import Krylov, direction
 from lossgeo.spectral.lanczos import Eigenpairs, lanczos
 from lossgeo.spectral.trace import trace
