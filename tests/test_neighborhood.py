@@ -326,8 +326,8 @@ def test_a_measurement_that_fails_leaves_everything_as_it_was() -> None:
 
 def test_labels_of_layers_are_globs_of_just_these_parameters() -> None:
     landscape = noisy()  # nn.MultiheadAttention owns parameters and has a child that owns others
-    for label, names in layers(landscape, "*").items():
-        assert matching(landscape, label) == names
+    for label, mine in layers(landscape, "*").items():
+        assert matching(landscape, label) == mine
 
 
 def test_batch_norm_without_running_statistics_does_not_depend_on_the_chunk() -> None:
