@@ -30,7 +30,6 @@ from lossgeo.graphs import free_memory, graph_bytes
 from lossgeo.landscape import Landscape, Point
 from lossgeo.operators import Operator
 from lossgeo.operators.gauss_newton import GaussNewton
-from lossgeo.operators.ntk import NTK
 from lossgeo.operators.preconditioned import Preconditioned
 from lossgeo.optimizers.adam import Adam
 from lossgeo.probes import Measurement, Probe
@@ -338,8 +337,6 @@ def test_a_failure_is_a_row_with_its_reason() -> None:
     unknown = Point(0, landscape.start(), Adam().init(landscape, landscape.start()), Adam())
     (row,) = measure(Eigenvalues(operator=Preconditioned()), landscape, unknown).rows
     assert "before the first step" in row["failure"]
-    (row,) = measure(Eigenvalues(operator=Preconditioned(of=NTK())), landscape).rows
-    assert "no map of the parameters" in row["failure"]
 
 
 def test_a_model_that_is_not_repeatable_fails_with_the_name_of_the_layer() -> None:
