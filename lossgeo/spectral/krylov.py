@@ -129,8 +129,13 @@ def step(
 
 def reserved(rows: torch.Tensor, count: int) -> torch.Tensor:
     """The rows, with memory for `count` of them, or for as many as there are dimensions."""
-    missing = min(count, rows.shape[1]) - len(rows)
-    return torch.cat([rows, rows.new_empty(missing, rows.shape[1])]) if missing > 0 else rows
+    count = min(count, rows.shape[1])
+    if count <= len(rows):
+        return rows
+    # not by torch.cat, which writes into all of it: memory that is only reserved must not be touched
+    larger = rows.new_empty(count, rows.shape[1])
+    larger[: len(rows)] = rows
+    return larger
 
 
 def dot(a: torch.Tensor, b: torch.Tensor) -> float:

@@ -3,9 +3,9 @@
     python tests/bench/bench_curvature.py [--quick] [--workload abc] [--what hvp,top,density,trace,memory,overhead]
 
 One process with torch's default threads for all (memory: a process each). The contestants take turns, each round with
-start vectors of its own, and a time is the median over five rounds, or over as many as fit a minute. `error` is the
-largest over the rounds of max |value - truth| / |truth| over the eigenvalues; for the truth, see curvature/truth.py.
-The whole takes about 25 minutes on two cores, and ten more the first time, for the truth.
+start vectors of its own, and a time is the median over five rounds, or over as many as fit in 45 seconds. `error` is
+the largest over the rounds of max |value - truth| / |truth| over the eigenvalues; curvature/truth.py says what it is.
+The whole takes about half an hour on two cores and twenty minutes more the first time, for the truth; --quick six.
 
 The libraries are those of `.ci/run`, which installs them without their dependencies.
 """
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -147,7 +148,7 @@ def trace(problems: Mapping[str, Problem], seeds: int) -> None:
                 begin, errors = time.perf_counter(), []
                 for seed in range(seeds):
                     errors.append(estimate(seed) / known - 1)
-                    if time.perf_counter() - begin > CELL / 4:
+                    if time.perf_counter() - begin > CELL / 5:
                         break
                 text = f"{100 * float(np.sqrt(np.mean(np.square(errors)))):.1f}% ({len(errors)} seeds)"
                 table.put(f"{who}, {method}", name, text)
@@ -210,7 +211,9 @@ def _machine() -> str:
         model = next(line.split(":")[1].strip() for line in file if line.startswith("model name"))
     packages = ("torch", "numpy", "scipy", "pyhessian", "curvlinops-for-pytorch", "hessian-eigenthings")
     versions = ", ".join(f"{name} {version(name)}" for name in packages)
-    return f"{model}, {torch.get_num_threads()} threads; Python {platform.python_version()}, {versions}"
+    # with another process on the cores, threads that wait for each other make a product up to a hundred times slower
+    load = f"load {os.getloadavg()[0]:.1f} before the start"
+    return f"{model}, {torch.get_num_threads()} threads, {load}; Python {platform.python_version()}, {versions}"
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from statistics import median
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
-CELL = 60.0  # seconds after which a contestant gets no further round
+CELL = 45.0  # seconds after which a contestant gets no further round
 
 
 @dataclass
