@@ -6,7 +6,6 @@ alone: a prototype took 1.1 to 1.7 gradients, and 2.1 to 3.2 with the graph buil
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any, Generic, TypeVar
@@ -36,7 +35,6 @@ class Graphs(Generic[G]):
         self._here = here
         self._build = build
         self._kept: list[G] = []
-        budget = budget_of(here)
         self.chunks = 0
         fitting, taken = 1, 0  # how many graphs fit is known once the first, the largest, is built
         for number, (piece, share) in enumerate(here.pieces()):
@@ -46,7 +44,7 @@ class Graphs(Generic[G]):
             graph = build(piece, share)
             if number == 0:
                 taken = max(1, graph_bytes(roots(graph)))
-                fitting = budget // 2 // taken
+                fitting = here.memory // 2 // taken
             if number < fitting:
                 self._kept.append(graph)
         # where none is kept, one is there at a time nevertheless
@@ -67,14 +65,9 @@ class Graphs(Generic[G]):
         return "kept" if kept == self.chunks else f"kept {kept} of {self.chunks}" if kept else "rebuilt"
 
 
-def budget_of(here: Neighborhood) -> int:
-    """Bytes that graphs and vectors may take together."""
-    return free_memory(here.device) // 2 if here.memory is None else here.memory
-
-
 def vectors_beside(here: Neighborhood, size: int, held: int) -> int:
     """How many vectors of that size fit the memory beside what is held, in bytes."""
-    return max(0, (budget_of(here) - held) // (size * here.theta.element_size()) - SCRATCH)
+    return max(0, (here.memory - held) // (size * here.theta.element_size()) - SCRATCH)
 
 
 def graph_bytes(outputs: list[torch.Tensor | None]) -> int:
@@ -101,14 +94,3 @@ def graph_bytes(outputs: list[torch.Tensor | None]) -> int:
 def _saved(kind: type) -> list[str]:
     """The attributes of a kind of node that may hold tensors."""
     return [name for name in dir(kind) if name.startswith("_saved_")]
-
-
-def free_memory(device: torch.device) -> int:
-    """Bytes that a device can still give."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    try:
-        with open("/proc/meminfo") as file:  # Linux: what can be had without swapping, page cache included
-            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
-    except OSError:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2

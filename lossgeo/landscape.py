@@ -10,10 +10,9 @@ nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple
 
 import torch
 from torch import nn
@@ -30,38 +29,6 @@ Memory = dict[str, torch.Tensor]
 
 CHUNK = 2048  # examples evaluated at once; products with the Hessian of small MLPs take 10% less time than at 1024
 CHUNK_CONVOLUTION = 256  # a prototype on two cores: 79 ms a gradient in chunks of 256, 115 ms in one piece
-
-
-class Preconditions(Protocol):
-    """The optimizer, as far as a measurement needs it."""
-
-    def preconditioner(self, theta: torch.Tensor, state: dict[str, torch.Tensor]) -> torch.Tensor:
-        """The diagonal D (P,) of its step theta <- theta - lr D^-1 m."""
-
-
-@dataclass
-class Point:
-    """Where training stands.
-
-    `scratch` is for the probes at this point: what one has computed already, for those after it. The values of a probe
-    never depend on what is there, only its cost does. It is emptied before the next step.
-    """
-
-    step: int
-    theta: torch.Tensor  # (P,); BatchNorm statistics and other buffers are the landscape's
-    state: dict[str, torch.Tensor]  # the optimizer's
-    optimizer: Preconditions | None = None
-    scratch: dict[str, Any] = field(default_factory=dict)
-
-    def preconditioner(self) -> torch.Tensor:
-        """The diagonal D (P,) of the optimizer's step theta <- theta - lr D^-1 m.
-
-        Raises:
-            ValueError: no optimizer is known here, or it has not taken a step yet.
-        """
-        if self.optimizer is None:
-            raise ValueError("no optimizer is known at this point, so its preconditioner is not")
-        return self.optimizer.preconditioner(self.theta, self.state)
 
 
 class Evaluation(NamedTuple):
@@ -158,20 +125,8 @@ class Landscape:
             loss = self.loss.mean(self.module(batch.inputs), batch.targets)
         # torch.autograd.grad without the checks of its arguments: 10 of a small network's 130 microseconds a step
         pieces = _engine_run_backward((loss,), self._one, False, False, self._learning, True, accumulate_grad=False)
-        self._flatten(pieces, out=self._gradient)
+        flattened(pieces, self._parameters, out=self._gradient)
         return loss.detach(), self._gradient
-
-    def _flatten(self, pieces: tuple[torch.Tensor | None, ...], out: torch.Tensor | None = None) -> torch.Tensor:
-        """Derivatives with respect to the learning parameters -> (P,); zero where there is no dependence."""
-        known = [piece.reshape(-1) for piece in pieces if piece is not None]
-        if len(known) == len(self._parameters):
-            return torch.cat(known, out=out)
-        learned = iter(pieces)
-        flat = []
-        for parameter, size in zip(self._parameters, self.sizes, strict=True):
-            piece = next(learned) if parameter.requires_grad else None
-            flat.append(piece.reshape(-1) if piece is not None else self._start.new_zeros(size))
-        return torch.cat(flat, out=out)
 
     def _lent(self, generator: torch.Generator) -> AbstractContextManager[None]:
         """Where layers draw at random: torch's own generator, seeded from ours and put back afterwards."""
@@ -267,7 +222,7 @@ class Landscape:
         with self.measuring(theta, batch_norm), torch.enable_grad():
             for piece, share in self.chunks(examples, batch_norm):
                 loss = share * self.loss.mean(self.module(piece.inputs), piece.targets)
-                total += self._flatten(torch.autograd.grad(loss, self._learning, allow_unused=True))
+                total += flattened(torch.autograd.grad(loss, self._learning, allow_unused=True), self._parameters)
         return total
 
     # --- checks at construction --------------------------------------------------------------------------------------
@@ -306,3 +261,21 @@ class Landscape:
             self.restore(buffers)
             generator.set_state(before)
         return drew
+
+
+def flattened(
+    pieces: Sequence[torch.Tensor | None], parameters: Sequence[nn.Parameter], out: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Derivatives by the learning ones of some parameters as one vector (P,) over all of these.
+
+    Zero where there is no dependence.
+    """
+    known = [piece.reshape(-1) for piece in pieces if piece is not None]
+    if len(known) == len(parameters):
+        return torch.cat(known, out=out)
+    learned = iter(pieces)
+    flat = []
+    for parameter in parameters:
+        piece = next(learned) if parameter.requires_grad else None
+        flat.append((torch.zeros_like(parameter) if piece is None else piece).reshape(-1))
+    return torch.cat(flat, out=out)

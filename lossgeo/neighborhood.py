@@ -15,7 +15,9 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lossgeo.errors import UsageError
-from lossgeo.landscape import BatchNormMode, Landscape, Point
+from lossgeo.free_memory import memory_budget
+from lossgeo.landscape import BatchNormMode, Landscape, flattened
+from lossgeo.point import Point
 from lossgeo.repeatability import require_repeatable
 from lossgeo.task import Examples
 
@@ -56,7 +58,7 @@ class Neighborhood:
         self.dtype = dtype or torch.promote_types(landscape.dtype, torch.float32)
         self.device = landscape.device
         self.theta = point.theta.to(self.dtype)
-        self.memory = memory
+        self.memory = memory_budget(self.device) if memory is None else memory
         self._version = point.theta._version
         named = dict(landscape.module.named_parameters())
         self.names = tuple(named) if names is None else tuple(names)
@@ -149,15 +151,7 @@ class Neighborhood:
 
     def flat(self, pieces: Pieces) -> torch.Tensor:
         """Derivatives as one vector (P,); zero where there is no dependence."""
-        known = [piece.reshape(-1) for piece in pieces if piece is not None]
-        if len(known) == len(self._block):
-            return torch.cat(known)
-        learned = iter(pieces)
-        flat = []
-        for parameter, size in zip(self._block, self._sizes, strict=True):
-            piece = next(learned) if parameter.requires_grad else None
-            flat.append(torch.zeros(size, dtype=self.dtype, device=self.device) if piece is None else piece.reshape(-1))
-        return torch.cat(flat)
+        return flattened(pieces, self._block)
 
     def split(self, vector: torch.Tensor) -> list[torch.Tensor]:
         """A vector (P,) as the pieces that belong to the learning parameters."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from lossgeo.landscape import Landscape, Memory, Point
+from lossgeo.landscape import Landscape, Memory
 from lossgeo.optimizers import Optimizer
+from lossgeo.point import Point
 from lossgeo.runs import Tensors
 
 

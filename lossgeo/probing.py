@@ -11,9 +11,10 @@ import torch
 from lossgeo.containment import contained
 from lossgeo.errors import RunError, Stopped
 from lossgeo.files import set_aside
-from lossgeo.landscape import Memory, Point
+from lossgeo.landscape import Memory
 from lossgeo.machine import pick_device
 from lossgeo.packing import restored
+from lossgeo.point import Point
 from lossgeo.probes import Probe
 from lossgeo.runs import Run
 from lossgeo.signals import Interrupt
@@ -52,12 +53,13 @@ def probe(
                 yield Progress(0, 1, note=note)
         there = {(row["probe"], row["step"]): row["failure"] for t in tables.values() for row in t.rows}
         steps = _chosen(list(run.checkpoints()), at, run)
-        # a failure may have passed
-        todo = [(step, p) for step in steps for p in probes if there.get((p.key(), step), "missing") is not None]
+        # a failure may have passed, so only rows without one are left alone
+        measured = {key for key, failure in there.items() if failure is None}
+        missing = [(step, p) for step in steps for p in probes if (p.key(), step) not in measured]
         broken = []
         memories: dict[str, Memory] = {p.key(): {} for p in probes}
         point: Point | None = None  # one for all probes of a step, so that they share what they compute, as in training
-        for number, (step, p) in enumerate(todo, start=1):
+        for number, (step, p) in enumerate(missing, start=1):
             if interrupt:
                 raise Stopped(interrupt.signum)
             if point is None or point.step != step:
@@ -77,7 +79,7 @@ def probe(
                 run.keep(p.key(), step, found.vectors)
             failed = next((row["failure"] for row in found.rows if row.get("failure")), None)
             note = f"{run.folder}: {p.component_name()} at step {step} failed: {failed}" if failed else None
-            yield Progress(number, len(todo), note=note)
+            yield Progress(number, len(missing), note=note)
         if broken:
             raise RunError("; ".join(dict.fromkeys(broken)))
 

@@ -11,8 +11,9 @@ from lossgeo.containment import contained
 from lossgeo.datasets import Dataset
 from lossgeo.errors import RunError, UsageError
 from lossgeo.files import set_aside
-from lossgeo.landscape import Landscape, Memory, Point
+from lossgeo.landscape import Landscape, Memory
 from lossgeo.packing import restored
+from lossgeo.point import Point
 from lossgeo.recipe import Recipe
 from lossgeo.runs import FINISHED, Run
 from lossgeo.tables import Column, Table, read

@@ -12,10 +12,11 @@ import torch
 from torch import nn
 
 from lossgeo.finding import find
-from lossgeo.landscape import Landscape, Point
+from lossgeo.landscape import Landscape
 from lossgeo.losses import Loss
 from lossgeo.models import Model
 from lossgeo.neighborhood import Neighborhood
+from lossgeo.point import Point
 from lossgeo.randomness import generator
 from lossgeo.task import Examples, Task
 

@@ -8,7 +8,7 @@ from dense import Dense
 from networks import CLASSES, LOSSES, N, Slower, data, directions, here, landscape_around, landscape_of
 from torch import nn
 
-from lossgeo.landscape import Landscape, Point
+from lossgeo.landscape import Landscape
 from lossgeo.linear import LinearOperator
 from lossgeo.models.mlp import MLP
 from lossgeo.operators.fisher import Fisher
@@ -18,6 +18,7 @@ from lossgeo.operators.hessian import Hessian
 from lossgeo.operators.ntk import NTK
 from lossgeo.operators.preconditioned import Preconditioned
 from lossgeo.optimizers.sgd import SGD
+from lossgeo.point import Point
 from lossgeo.probes.density import Density
 from lossgeo.probes.eigenvalues import Eigenvalues
 from lossgeo.probes.trace import Trace

@@ -26,12 +26,14 @@ from torch import nn
 
 from lossgeo.errors import UsageError
 from lossgeo.finding import find, names
-from lossgeo.graphs import free_memory, graph_bytes
-from lossgeo.landscape import Landscape, Point
+from lossgeo.free_memory import free_memory
+from lossgeo.graphs import graph_bytes
+from lossgeo.landscape import Landscape
 from lossgeo.operators import Operator
 from lossgeo.operators.gauss_newton import GaussNewton
 from lossgeo.operators.preconditioned import Preconditioned
 from lossgeo.optimizers.adam import Adam
+from lossgeo.point import Point
 from lossgeo.probes import Measurement, Probe
 from lossgeo.probes.density import Density
 from lossgeo.probes.eigenvalues import Eigenvalues

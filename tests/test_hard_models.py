@@ -28,9 +28,10 @@ from networks import (
 from program import ENVIRONMENT, a_run
 from torch import nn
 
-from lossgeo.landscape import Landscape, Point
+from lossgeo.landscape import Landscape
 from lossgeo.models.mlp import MLP
 from lossgeo.neighborhood import Neighborhood
+from lossgeo.point import Point
 from lossgeo.probes.density import Density
 from lossgeo.probes.eigenvalues import Eigenvalues
 from lossgeo.probes.trace import Trace
@@ -343,7 +344,8 @@ CHILD = """
 import json, resource, sys
 import torch
 torch.set_num_threads(1)
-from lossgeo.landscape import Landscape, Point
+from lossgeo.landscape import Landscape
+from lossgeo.point import Point
 from lossgeo.losses.cross_entropy import CrossEntropy
 from lossgeo.models.mlp import MLP
 from lossgeo.probes.density import Density

@@ -38,7 +38,7 @@ LAYERS = [
     {"chain"},
     {"models", "datasets", "losses"},
     {"spectral"},
-    {"tables", "linear", "times", "randomness", "task", "signals"},
+    {"tables", "linear", "times", "randomness", "task", "point", "free_memory", "signals"},
     {"component"},
     {"errors", "files"},
 ]

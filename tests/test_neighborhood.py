@@ -27,10 +27,11 @@ from torch import nn
 
 from lossgeo.errors import UsageError
 from lossgeo.finding import find, names
-from lossgeo.landscape import Landscape, Point
+from lossgeo.landscape import Landscape
 from lossgeo.neighborhood import Neighborhood, layers, matching
 from lossgeo.operators import Operator
 from lossgeo.operators.fisher import Fisher
+from lossgeo.point import Point
 
 ROUNDING = 1e-12  # float64 sums in another order
 

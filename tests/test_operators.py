@@ -26,7 +26,7 @@ from torch import nn
 
 from lossgeo.errors import UsageError
 from lossgeo.finding import names
-from lossgeo.landscape import Landscape, Point
+from lossgeo.landscape import Landscape
 from lossgeo.linear import Contributions, LinearOperator
 from lossgeo.losses import Loss
 from lossgeo.neighborhood import Neighborhood
@@ -40,6 +40,7 @@ from lossgeo.optimizers import Optimizer
 from lossgeo.optimizers.adam import Adam
 from lossgeo.optimizers.rmsprop import RMSprop
 from lossgeo.optimizers.sgd import SGD
+from lossgeo.point import Point
 
 # a sum over chunks in another order
 REORDERED = 1e-12

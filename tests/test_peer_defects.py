@@ -38,7 +38,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lossgeo import formats
 from lossgeo.finding import find, names
-from lossgeo.landscape import Landscape, Point
+from lossgeo.landscape import Landscape
 from lossgeo.linear import LinearOperator
 from lossgeo.losses.cross_entropy import CrossEntropy
 from lossgeo.models.mlp import MLP
@@ -49,6 +49,7 @@ from lossgeo.operators.fisher import Fisher
 from lossgeo.operators.gauss_newton import GaussNewton
 from lossgeo.operators.gradient_covariance import GradientCovariance
 from lossgeo.operators.hessian import Hessian
+from lossgeo.point import Point
 from lossgeo.probes import Probe
 from lossgeo.probes.density import Density
 from lossgeo.probes.eigenvalues import Eigenvalues

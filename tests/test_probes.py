@@ -9,9 +9,10 @@ import pytest
 import torch
 from networks import landscape_of
 from program import lossgeo, rows, trained, written
+from pydantic import ValidationError
 from safetensors.torch import load_file
 
-from lossgeo.landscape import Landscape, Point
+from lossgeo.landscape import Landscape
 from lossgeo.neighborhood import Neighborhood
 from lossgeo.operators import Operator
 from lossgeo.operators.finite_difference import FiniteDifference
@@ -22,6 +23,7 @@ from lossgeo.operators.hessian import Hessian
 from lossgeo.operators.ntk import NTK
 from lossgeo.operators.preconditioned import Preconditioned
 from lossgeo.optimizers.adam import Adam
+from lossgeo.point import Point
 from lossgeo.probes import Probe
 from lossgeo.probes.density import Density
 from lossgeo.probes.eigenvalues import Eigenvalues
@@ -132,8 +134,13 @@ def test_auto_doubles_the_sample_until_the_bracket_is_narrow_enough() -> None:
     exact = found(Eigenvalues(samples="auto", width=1e-6), landscape)
     assert {row["samples"] for row in exact} == {1200}
     assert all(row.get("low") is None for row in exact)
-    # nothing brackets the NTK's eigenvalues, so only all examples will do
-    assert {row["samples"] for row in found(Eigenvalues(operator=NTK(), bottom=0, samples="auto"), landscape)} == {1200}
+
+
+def test_auto_needs_an_error_over_examples_to_go_by() -> None:
+    with pytest.raises(ValidationError, match="set brackets: 1"):
+        Eigenvalues(samples="auto", brackets=0)
+    with pytest.raises(ValidationError, match="needs an operator on the parameters"):
+        Trace(operator=NTK(), samples="auto")
 
 
 @pytest.mark.parametrize("probe", [Eigenvalues(samples=1), Trace(samples=1), Density(samples=1, steps=5)])

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from lossgeo.datasets.digits import Digits
-from lossgeo.landscape import Landscape, Point
+from lossgeo.landscape import Landscape
 from lossgeo.losses import Loss
 from lossgeo.losses.cross_entropy import CrossEntropy
 from lossgeo.models.mlp import MLP
@@ -22,6 +22,7 @@ from lossgeo.operators.gauss_newton import GaussNewton
 from lossgeo.operators.gradient_covariance import GradientCovariance
 from lossgeo.operators.hessian import Hessian
 from lossgeo.optimizers.sgd import SGD
+from lossgeo.point import Point
 from lossgeo.probes.density import Density
 from lossgeo.probes.eigenvalues import Eigenvalues
 from lossgeo.probes.trace import Trace

@@ -32,7 +32,8 @@ class _Attention(nn.Module):
         mixed = nn.functional.scaled_dot_product_attention(
             query, key, value, dropout_p=self.dropout if self.training else 0.0, is_causal=True
         )
-        return self.outputs(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+        outputs: torch.Tensor = self.outputs(mixed.transpose(1, 2).flatten(2))
+        return outputs
 
 
 class _Block(nn.Module):
@@ -51,7 +52,8 @@ class _Block(nn.Module):
 
     def forward(self, h: torch.Tensor) -> torch.Tensor:
         h = h + self.attention(h)
-        return h + self.mlp(h)  # type: ignore[no-any-return]
+        deeper: torch.Tensor = h + self.mlp(h)
+        return deeper
 
 
 class _Decoder(nn.Module):
@@ -78,7 +80,8 @@ class _Decoder(nn.Module):
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         h = self.tokens(inputs) + self.positions.weight[: inputs.shape[1]]
-        return self.outputs(self.norm(self.blocks(self.dropout(h))))  # type: ignore[no-any-return]
+        logits: torch.Tensor = self.outputs(self.norm(self.blocks(self.dropout(h))))
+        return logits
 
 
 @final

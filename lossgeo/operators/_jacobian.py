@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from lossgeo.graphs import Graphs
-from lossgeo.linear import Contributions
+from lossgeo.linear import Contributions, LinearOperator
 from lossgeo.neighborhood import Neighborhood, Pieces
 from lossgeo.task import Examples
 
@@ -58,6 +58,7 @@ def jacobians(here: Neighborhood) -> Graphs[Jacobian]:
 
 
 # (a chunk's Jacobian, number of the chunk, tangents J v) -> B J v with the chunk's share in it
+Product = Callable[[torch.Tensor], torch.Tensor]
 Middle = Callable[[Jacobian, int, torch.Tensor], torch.Tensor]
 
 
@@ -70,7 +71,6 @@ class Sandwich:
         self.chunks = jacobians(here)
 
     def matvec(self, vector: torch.Tensor) -> torch.Tensor:
-        self.here.require_current()
         total = torch.zeros_like(vector)
         for number, (jacobian, again) in enumerate(self.chunks):
             bent = self.middle(jacobian, number, jacobian.push(vector))
@@ -88,3 +88,21 @@ class Sandwich:
             forms.append(torch.stack(rows).double())
             shares.append(self.here.loss.weights(jacobian.piece.targets).double() / self.here.total)
         return Contributions(torch.cat(forms, 1), torch.cat(shares), self.here.examples.size)
+
+    def operator(
+        self,
+        matvec: Product | None = None,
+        contributions: Callable[[torch.Tensor], Contributions] | None = None,
+        sampling: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ) -> LinearOperator:
+        """It as an operator; what is given takes the place of its own."""
+        return LinearOperator(
+            self.here.size,
+            matvec or self.matvec,
+            self.here.dtype,
+            self.here.device,
+            contributions or self.contributions,
+            sampling,
+            self.chunks.room,
+            self.chunks.note,
+        )

@@ -11,6 +11,7 @@ from lossgeo.linear import LinearOperator
 from lossgeo.neighborhood import Neighborhood
 from lossgeo.operators import Operator
 from lossgeo.operators._jacobian import Jacobian, Sandwich
+from lossgeo.operators.gauss_newton import GaussNewton
 from lossgeo.randomness import generator
 
 
@@ -37,59 +38,34 @@ class Fisher(Operator):
     )
 
     def at(self, here: Neighborhood) -> LinearOperator:
-        if self.draws == "exact":
+        return GaussNewton().at(here) if self.draws == "exact" else _sampled(here, self.draws, self.seed)
 
-            def bend(jacobian: Jacobian, _: int, tangents: torch.Tensor) -> torch.Tensor:
-                bent: torch.Tensor = here.loss.bend(jacobian.outputs.detach(), jacobian.piece.targets, tangents)
-                return jacobian.share * bent
 
-            exact = Sandwich(here, bend)
-            return LinearOperator(
-                here.size,
-                exact.matvec,
-                here.dtype,
-                here.device,
-                exact.contributions,
-                None,
-                exact.chunks.room,
-                exact.chunks.note,
-            )
-        return self._sampled(here, self.draws)
+def _sampled(here: Neighborhood, draws: int, seed: int) -> LinearOperator:
+    # a stream for every draw, so that an example's do not depend on how the examples are chunked
+    streams = [generator(seed, "fisher", number) for number in range(draws)]
+    slopes: list[torch.Tensor] = []  # for each chunk (M, B, ..., C), such that their outer products average to B
+    for piece, _ in here.pieces():
+        with torch.no_grad():
+            outputs = here.outputs(piece.inputs).detach()
+            drawn = [here.loss.sampled_slopes(outputs, piece.targets, stream) for stream in streams]
+        slopes.append(torch.stack(drawn))
 
-    def _sampled(self, here: Neighborhood, draws: int) -> LinearOperator:
-        # a stream for every draw, so that an example's do not depend on how the examples are chunked
-        streams = [generator(self.seed, "fisher", number) for number in range(draws)]
-        slopes: list[torch.Tensor] = []  # for each chunk (M, B, ..., C), such that their outer products average to B
-        for piece, _ in here.pieces():
-            with torch.no_grad():
-                outputs = here.outputs(piece.inputs).detach()
-                drawn = [here.loss.sampled_slopes(outputs, piece.targets, stream) for stream in streams]
-            slopes.append(torch.stack(drawn))
+    def along(number: int, tangents: torch.Tensor) -> torch.Tensor:
+        return (slopes[number] * tangents).sum(-1, keepdim=True)  # (M, B, ..., 1)
 
-        def along(number: int, tangents: torch.Tensor) -> torch.Tensor:
-            return (slopes[number] * tangents).sum(-1, keepdim=True)  # (M, B, ..., 1)
+    def outer(_: Jacobian, number: int, tangents: torch.Tensor) -> torch.Tensor:
+        return (slopes[number] * along(number, tangents)).mean(0) / here.total
 
-        def outer(_: Jacobian, number: int, tangents: torch.Tensor) -> torch.Tensor:
-            return (slopes[number] * along(number, tangents)).mean(0) / here.total
+    sandwich = Sandwich(here, outer)
 
-        sandwich = Sandwich(here, outer)
+    def sampling(vectors: torch.Tensor) -> torch.Tensor:
+        forms = torch.zeros(len(vectors), draws, dtype=torch.float64)
+        for number, (jacobian, _) in enumerate(sandwich.chunks):
+            for k, vector in enumerate(vectors):
+                squares = along(number, jacobian.push(vector)).square()
+                forms[k] += squares.flatten(1).sum(1).double().cpu() / here.total
+        spread: torch.Tensor = forms.std(1) / draws**0.5
+        return spread
 
-        def sampling(vectors: torch.Tensor) -> torch.Tensor:
-            forms = torch.zeros(len(vectors), draws, dtype=torch.float64)
-            for number, (jacobian, _) in enumerate(sandwich.chunks):
-                for k, vector in enumerate(vectors):
-                    squares = along(number, jacobian.push(vector)).square()
-                    forms[k] += squares.flatten(1).sum(1).double().cpu() / here.total
-            spread: torch.Tensor = forms.std(1) / draws**0.5
-            return spread
-
-        return LinearOperator(
-            here.size,
-            sandwich.matvec,
-            here.dtype,
-            here.device,
-            sandwich.contributions,
-            sampling,
-            sandwich.chunks.room,
-            sandwich.chunks.note,
-        )
+    return sandwich.operator(sampling=sampling)

@@ -29,8 +29,4 @@ class GaussNewton(Operator):
             bent: torch.Tensor = here.loss.bend(jacobian.outputs.detach(), jacobian.piece.targets, tangents)
             return jacobian.share * bent
 
-        sandwich = Sandwich(here, bend)
-        chunks = sandwich.chunks
-        return LinearOperator(
-            here.size, sandwich.matvec, here.dtype, here.device, sandwich.contributions, None, chunks.room, chunks.note
-        )
+        return Sandwich(here, bend).operator()

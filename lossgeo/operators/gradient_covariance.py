@@ -59,5 +59,4 @@ class GradientCovariance(Operator):
                 forms.append(shares[-1] * (values.double() - center[:, None]).square())
             return Contributions(torch.cat(forms, 1), torch.cat(shares), here.examples.size)
 
-        chunks = sandwich.chunks
-        return LinearOperator(here.size, matvec, here.dtype, here.device, contributions, None, chunks.room, chunks.note)
+        return sandwich.operator(matvec, contributions)

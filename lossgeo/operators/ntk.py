@@ -34,7 +34,6 @@ class NTK(Operator):
         predictions = size // shapes[0][-1]
 
         def matvec(vector: torch.Tensor) -> torch.Tensor:
-            here.require_current()
             parts = [u.view(shape) for u, shape in zip(torch.split(vector, sizes), shapes, strict=True)]
             pulled = torch.zeros(here.size, dtype=here.dtype, device=here.device)
             for part, (jacobian, again) in zip(parts, chunks, strict=True):

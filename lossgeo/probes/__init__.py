@@ -14,7 +14,8 @@ import torch
 
 from lossgeo.component import Component, dump
 from lossgeo.errors import UsageError
-from lossgeo.landscape import Landscape, Memory, Point
+from lossgeo.landscape import Landscape, Memory
+from lossgeo.point import Point
 from lossgeo.randomness import generator
 from lossgeo.tables import Column, Row
 from lossgeo.times import Times
@@ -25,13 +26,8 @@ COMMON = (
     Column("failure", "string", "", "why there is no value; null where there is one"),
 )
 
-FAILURES = (
-    RuntimeError,
-    ArithmeticError,
-    ValueError,
-    MemoryError,
-    UsageError,
-)  # torch and numpy derive theirs from these
+# torch and numpy derive theirs from these
+FAILURES = (RuntimeError, ArithmeticError, ValueError, MemoryError, UsageError)
 
 
 class Measurement(NamedTuple):
@@ -39,9 +35,7 @@ class Measurement(NamedTuple):
 
     rows: list[Row]
     memory: Memory  # what the next measurement of this training may start from
-    vectors: Mapping[str, torch.Tensor] = MappingProxyType(
-        {}
-    )  # to be kept in a file of the run, where the probe was asked to
+    vectors: Mapping[str, torch.Tensor] = MappingProxyType({})  # for a file of the run, where they were asked for
 
 
 class Probe(Times, Component):

@@ -7,18 +7,19 @@ import json
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
-from typing import Annotated, ClassVar, Literal, NamedTuple, final
+from typing import Annotated, ClassVar, Literal, NamedTuple, Self, final
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from lossgeo.component import dump
-from lossgeo.graphs import free_memory
-from lossgeo.landscape import BatchNormMode, Landscape, Memory, Point
+from lossgeo.free_memory import memory_budget
+from lossgeo.landscape import BatchNormMode, Landscape, Memory
 from lossgeo.linear import LinearOperator
 from lossgeo.neighborhood import Neighborhood, layers, matching
 from lossgeo.operators import Operator
 from lossgeo.operators.hessian import Hessian
+from lossgeo.point import Point
 from lossgeo.probes import Measurement, Probe
 from lossgeo.randomness import generator as named_generator
 from lossgeo.spectral.krylov import Krylov, direction
@@ -26,6 +27,7 @@ from lossgeo.tables import Column, Row
 
 FIRST = 256  # examples that `samples: auto` begins with
 FLOAT32_TOLERANCE = 1e-5  # below it, products in float32 are too coarse
+KNOWN_TOLERANCE = 1e-3  # of eigenpairs that are taken out: what they leave behind is estimated with the rest
 
 
 class Found(NamedTuple):
@@ -79,6 +81,12 @@ class CurvatureProbe(Probe):
     @abstractmethod
     def spectrum(self, sample: Sample, memory: Memory, generator: torch.Generator) -> Found:
         """Rows with the probe's own columns."""
+
+    @model_validator(mode="after")
+    def _error_over_examples(self) -> Self:
+        if self.samples == "auto" and not self.operator.of_parameters:
+            raise ValueError("`samples: auto` needs an operator on the parameters, whose size the examples do not set")
+        return self
 
     def exacting(self) -> bool:
         """Whether what is asked for needs products in float64."""
@@ -176,7 +184,7 @@ class Sample:
         self.whole = size == landscape.train.size
         self._settings = (probe.operator, landscape, point, probe.batch_norm, names, dtype)
         self._examples = landscape.train.rows(slice(0, size))
-        budget = free_memory(landscape.device) // 2 if probe.memory == "auto" else int(probe.memory * 2**30)
+        budget = memory_budget(landscape.device) if probe.memory == "auto" else int(probe.memory * 2**30)
         self._memory = budget if self.whole else budget // 2  # the other half is for two parts at a time
         self.here, self.operator = self._over(slice(0, size), self._memory)
         self._random: Krylov | None = None

@@ -9,13 +9,12 @@ import torch
 from pydantic import Field
 
 from lossgeo.landscape import Memory
-from lossgeo.probes._curvature import CurvatureProbe, Found, Sample
+from lossgeo.probes._curvature import KNOWN_TOLERANCE, CurvatureProbe, Found, Sample
 from lossgeo.spectral.density import Density as Quadrature
 from lossgeo.spectral.density import density
 from lossgeo.spectral.lanczos import lanczos
 from lossgeo.tables import Column, Row
 
-KNOWN_TOLERANCE = 1e-3  # of eigenpairs that are taken out
 PARTS = 8  # of a sample, whose spread is the error over examples; seven degrees of freedom
 
 

@@ -16,9 +16,8 @@ from lossgeo.spectral.krylov import Krylov, direction
 from lossgeo.spectral.lanczos import Eigenpairs, Ends, lanczos, warm_start
 from lossgeo.tables import Column, Row
 
-HALVES_TOLERANCE = (
-    0.1  # a coarser vector only lowers what it has on the other half, by 1% or so, and widens the bracket
-)
+# a coarser vector only lowers what it has on the other half, by 1% or so, and widens the bracket
+HALVES_TOLERANCE = 0.1
 
 
 @final
@@ -68,6 +67,8 @@ class Eigenvalues(CurvatureProbe):
     def _something_to_do(self) -> Self:
         if self.top + self.bottom == 0:
             raise ValueError("`top` and `bottom` are both 0: nothing to measure")
+        if self.samples == "auto" and self.brackets == 0:
+            raise ValueError("`samples: auto` goes by the brackets, of which there are 0; set brackets: 1")
         return self
 
     def exacting(self) -> bool:
@@ -85,30 +86,38 @@ class Eigenvalues(CurvatureProbe):
                 row["stderr"] = error
         spread = 0.0 if sample.whole else float("inf")
         if not sample.whole and sample.examples >= 2 and self.brackets and operator.contributions is not None:
-            halves = [sample.part(number, 2) for number in range(2)]
-            tolerance = max(self.tolerance, HALVES_TOLERANCE)
-            found = [
-                self._solved(half, f"half{number}", memory, generator, tolerance, half.room, None)
-                for number, half in enumerate(halves)
-            ]
-            for number, (half, of_half) in enumerate(zip(halves, found, strict=True)):
-                if self.start == "warm":
-                    kept[f"half{number}"] = _start(of_half, half, generator)
-            for end, sign in (("top", 1), ("bottom", -1)):
-                pairs: Eigenpairs = getattr(ends, end)
-                k = min(self.brackets, len(pairs.values))
-                if k == 0:
-                    continue
-                of_halves = [getattr(f, end).vectors[:k] for f in found]
-                values = torch.from_numpy(pairs.values[:k])
-                low, high = bracket(operator, halves, values, pairs.vectors[:k], of_halves, sign)
-                for row, a, b in zip(rows[end], low.tolist(), high.tolist(), strict=False):
-                    row |= {"low": a, "high": b}
-                if spread == float("inf"):  # the leading number is the top one, where that was asked for
-                    spread = float(high[0] - low[0]) / max(abs(float(values[0])), 1e-300)
-            sample.charge(sum(half.products for half in halves) / 2)
+            of_halves, spread = self._bracket(sample, ends, rows, memory, generator)
+            kept |= of_halves
         vectors = {"top": ends.top.vectors, "bottom": ends.bottom.vectors} if self.save_vectors else {}
         return Found([*rows["top"], *rows["bottom"]], kept, spread, vectors)
+
+    def _bracket(
+        self, sample: Sample, ends: Ends, rows: dict[str, list[Row]], memory: Memory, generator: torch.Generator
+    ) -> tuple[Memory, float]:
+        """Put `low` and `high` into the rows; where the halves may start from next time, and the relative width."""
+        halves = {f"half{number}": sample.part(number, 2) for number in range(2)}
+        tolerance = max(self.tolerance, HALVES_TOLERANCE)
+        found = {
+            name: self._solved(half, name, memory, generator, tolerance, half.room, None)
+            for name, half in halves.items()
+        }
+        widths = []
+        for end, sign in (("top", 1), ("bottom", -1)):
+            pairs: Eigenpairs = getattr(ends, end)
+            k = min(self.brackets, len(pairs.values))
+            if k == 0:
+                continue
+            of_halves = [getattr(f, end).vectors[:k] for f in found.values()]
+            values = torch.from_numpy(pairs.values[:k])
+            operators = list(halves.values())
+            low, high = bracket(sample.operator, operators, values, pairs.vectors[:k], of_halves, sign)
+            for row, a, b in zip(rows[end], low.tolist(), high.tolist(), strict=False):
+                row |= {"low": a, "high": b}
+            widths.append(float(high[0] - low[0]) / max(abs(float(values[0])), 1e-300))
+        sample.charge(sum(half.products for half in halves.values()) / 2)
+        warm = self.start == "warm"
+        kept = {name: _start(found[name], half, generator) for name, half in halves.items()} if warm else {}
+        return kept, widths[0]  # that of the leading number: the top one, where it was asked for
 
     def _solved(
         self,

@@ -8,12 +8,11 @@ import torch
 from pydantic import Field, model_validator
 
 from lossgeo.landscape import Memory
-from lossgeo.probes._curvature import CurvatureProbe, Found, Sample
+from lossgeo.probes._curvature import KNOWN_TOLERANCE, CurvatureProbe, Found, Sample
 from lossgeo.spectral.lanczos import Eigenpairs, lanczos
 from lossgeo.spectral.trace import Method, trace
 from lossgeo.tables import Column
 
-KNOWN_TOLERANCE = 1e-3  # of eigenpairs that are taken out: what they leave behind is estimated with the rest
 OVER_EXAMPLES = 8  # vectors whose quadratic forms are taken example by example
 QUANTILE = 1.96
 

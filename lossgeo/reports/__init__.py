@@ -24,6 +24,7 @@ Row = dict[str, Any]
 
 # fields that several reports share
 Operator = Annotated[str, Field(description="operator whose curvature is shown, as the probes name it")]
+Parameters = Annotated[str, Field(description="group of parameters, as the probes name it; * is all")]
 Probe = Annotated[str | None, Field(description="probe to read, where several measured the operator; else the first")]
 
 

@@ -28,9 +28,8 @@ LINEAR_WIDTH = 0.006  # of the kernels on the linear axis, of its range: an eige
 DECADE_WIDTH = 0.12  # of the kernels on the logarithmic axis, in decades: about a hundred nodes then make a line
 DECADES = 4  # shown on either side of zero
 MIDDLE = 0.5  # half the width, in decades, of the field between the signs
-OPEN = (
-    0.1  # mass within +- a value that nodes may leave open for it to be drawn: where they are few, they lie by chance
-)
+# mass within +- a value that nodes may leave open for it to be drawn: where they are few, they lie by chance
+OPEN = 0.1
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import pandas as pd
 from pydantic import Field
 
 from lossgeo.errors import UsageError
-from lossgeo.reports import Operator, Probe, Report, Summary, choice_note, label, plain
+from lossgeo.reports import Operator, Parameters, Probe, Report, Summary, choice_note, label, plain
 from lossgeo.study import WHOLE, Run, Study, natural
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class Curves(Report):
     """
 
     operator: Operator = "hessian"
-    parameters: str = Field(default=WHOLE, description="group of parameters, as the probes name it; * is all")
+    parameters: Parameters = WHOLE
     probe: Probe = None
     color: str | None = Field(
         default=None, description="swept setting that colors the lines; else the first but the seed"

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from lossgeo.reports import Operator, Probe, Report, Row, Summary, choice_note, label, plain
+from lossgeo.reports import Operator, Parameters, Probe, Report, Row, Summary, choice_note, label, plain
 from lossgeo.statistics import FEWEST, Slope, loglog_slope, mean_with_interval
 from lossgeo.study import WHOLE, Run, Study, last, natural
 
@@ -61,7 +61,7 @@ class Sharpness(Report):
     """
 
     operator: Operator = "hessian"
-    parameters: str = Field(default=WHOLE, description="group of parameters, as the probes name it; * is all")
+    parameters: Parameters = WHOLE
     probe: Probe = None
     step: Literal["last"] | int = Field(
         default="last", description="last, or a step: the last measurement at or before it"

@@ -13,22 +13,29 @@ expected at the distances at which neighbors are seen. So the run goes on until,
     residual^2 / gap <= tolerance * |value|     and     sum of sqrt(P) s r (1 / gap below + 1 / gap above) <= HIDDEN.
 
 By tests/bench/bench_stopping.py, on 96 Hessians of small networks (P of 610 to 1,210) with six start vectors each, the
-runs in which any of k top values was off by more than the tolerance, and the products over those of an oracle that
-stops as soon as all are right for good; in parentheses, of the rule that the residual is within the tolerance:
+runs in which any value was off by more than the tolerance, and the products over those of an oracle that stops as soon
+as all are right for good; in parentheses, of the rule that the residual is within the tolerance:
 
-      k   tolerance   wrong of 576   over oracle
-      1        1e-2        0   (4)   1.64 (1.34)
-      1        1e-3        0   (0)   1.35 (1.39)
-      1        1e-6        0   (0)   1.05 (1.39)
-      5        1e-2        1  (20)   1.34 (1.12)
-      5        1e-3        1   (6)   1.23 (1.16)
-      5        1e-6        1   (0)   1.05 (1.23)
-     10        1e-2       25 (120)   1.24 (1.03)
-     10        1e-3       25  (75)   1.17 (1.09)
-     10        1e-6       18   (3)   1.05 (1.19)
+    top  bottom   tolerance   wrong of 576   over oracle
+      1       0        1e-2        0   (4)   1.61 (1.33)
+      1       0        1e-3        1   (0)   1.33 (1.38)
+      1       0        1e-6        0   (0)   1.05 (1.40)
+      5       0        1e-2        2  (36)   1.35 (1.12)
+      5       0        1e-3        2  (10)   1.24 (1.16)
+      5       0        1e-6        2   (0)   1.05 (1.23)
+     10       0        1e-2        2  (95)   1.28 (1.05)
+     10       0        1e-3        2  (65)   1.20 (1.10)
+     10       0        1e-6        2   (3)   1.06 (1.19)
+      1       1        1e-2        6   (7)   1.58 (1.31)
+      1       1        1e-3        4   (0)   1.32 (1.33)
+      1       1        1e-6        0   (0)   1.07 (1.33)
+      5       1        1e-2        4  (10)   1.52 (1.26)
+      5       1        1e-3        2   (0)   1.31 (1.29)
+      5       1        1e-6        0   (0)   1.07 (1.30)
 
-No wrong run at up to 1.25 was the aim: only k = 1 at 1e-6 reaches both. At 1e-6 the residual rule is dearer and, of
-five and ten values, more often right. Six runs share a Hessian, so that wrong ones come in clusters.
+No wrong run at up to 1.25 was the aim: only k = 1 at 1e-6 reaches both, and from 1e-3 on one run in 150 to 600 is wrong
+elsewhere. At 1e-6 the residual rule is dearer and, of five values, more often right. Six runs share a Hessian, so that
+wrong ones come in clusters.
 """
 
 from __future__ import annotations
@@ -43,9 +50,9 @@ from lossgeo.spectral.krylov import Krylov, combine, direction, outside
 from lossgeo.spectral.space import SPARE, Ritz, Space
 
 HIDDEN = 5e-3  # the sum up to which nothing is taken to be hidden: a scale for chances, not itself one
-NEAR = 1e-2  # neighbors closer than this share of a value count as that far: they need not be told apart
+NEAR = 1e-4  # neighbors closer than this share of a value count as that far: a dense edge is not told apart further
 FLOOR = 1e-2  # an eigenvalue below this share of the norm is resolved relative to the norm, since it may be zero
-CAP = 10.0  # sqrt(P) s at the most: a warm start is no draw from the sphere
+CAP = 3.0  # sqrt(P) s at the most: a random start has more in 0.3% of directions, a warm one in those it knows
 NOISE = 0.05  # share of the random part in a warm start
 
 
@@ -123,7 +130,7 @@ def lanczos(
             break
         if space.rows >= max(top, bottom):
             ritz = space.ritz()
-            done = all(_judged(ritz, size, *end, tolerance)[1].all() for end in wanted)
+            done = all(_judged(ritz, size, *end, tolerance)[1].all() for end in wanted if end[0])
             if done and (space.coupling > 0.0 if space.part == 0 else _holds_no_copy(space, ritz, tolerance)):
                 break
     ritz = space.ritz()

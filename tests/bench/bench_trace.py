@@ -71,7 +71,7 @@ def ritz(operator: LinearOperator, steps: int, keep: int, seed: int) -> Eigenpai
     values, weights = space.ritz()
     found = type("Found", (), {})()
     found.values, found.vectors = values[::-1][:keep].copy(), combine(weights[:, ::-1][:, :keep], space.basis)
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def traces(operator: LinearOperator, exact: float, runs: int) -> None:

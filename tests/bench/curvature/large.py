@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from lossgeo.landscape import Landscape, Point
+from lossgeo.landscape import Landscape
 from lossgeo.losses.cross_entropy import CrossEntropy
 from lossgeo.neighborhood import Neighborhood
 from lossgeo.operators.hessian import Hessian
+from lossgeo.point import Point
 from lossgeo.randomness import generator
 from lossgeo.spectral.krylov import Krylov, direction
 from lossgeo.spectral.lanczos import lanczos

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from lossgeo.landscape import Landscape, Point
+from lossgeo.landscape import Landscape
 from lossgeo.linear import LinearOperator
 from lossgeo.losses.cross_entropy import CrossEntropy
 from lossgeo.neighborhood import Neighborhood
 from lossgeo.operators.hessian import Hessian
+from lossgeo.point import Point
 from lossgeo.randomness import generator
 from lossgeo.spectral.density import density
 from lossgeo.spectral.krylov import Krylov, direction

@@ -14,12 +14,12 @@ from torch import nn
 from .contestant import Arranged, Found, Nodes
 
 
-class _CountedCurvlinops(curvlinops.HessianLinearOperator):  # type: ignore[misc]
+class _CountedCurvlinops(curvlinops.HessianLinearOperator):
     products = 0
 
     def _matmat(self, X: list[torch.Tensor]) -> list[torch.Tensor]:
         self.products += X[0].shape[-1]
-        return super()._matmat(X)  # type: ignore[no-any-return]
+        return super()._matmat(X)
 
 
 class Curvlinops(Arranged):

@@ -94,7 +94,7 @@ def _defaults(dtype: torch.dtype) -> Iterator[None]:
 _PYHESSIAN: Any = sys.modules["pyhessian.hessian"]
 
 
-class _CountedPyHessian(pyhessian.hessian):  # type: ignore[misc]
+class _CountedPyHessian(pyhessian.hessian):
     """It counts products: in loader mode by its method, else by the one orthogonalization that goes with each."""
 
     products = 0

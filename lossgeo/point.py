@@ -1,0 +1,40 @@
+"""Where training stands: what an optimizer steps from and a probe measures at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+
+
+class Preconditions(Protocol):
+    """The optimizer, as far as a measurement needs it."""
+
+    def preconditioner(self, theta: torch.Tensor, state: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The diagonal D (P,) of its step theta <- theta - lr D^-1 m."""
+
+
+@dataclass
+class Point:
+    """Where training stands.
+
+    `scratch` is for the probes at this point: what one has computed already, for those after it. The values of a probe
+    never depend on what is there, only its cost does. It is emptied before the next step.
+    """
+
+    step: int
+    theta: torch.Tensor  # (P,); BatchNorm statistics and other buffers are the landscape's
+    state: dict[str, torch.Tensor]  # the optimizer's
+    optimizer: Preconditions | None = None
+    scratch: dict[str, Any] = field(default_factory=dict)
+
+    def preconditioner(self) -> torch.Tensor:
+        """The diagonal D (P,) of the optimizer's step theta <- theta - lr D^-1 m.
+
+        Raises:
+            ValueError: no optimizer is known here, or it has not taken a step yet.
+        """
+        if self.optimizer is None:
+            raise ValueError("no optimizer is known at this point, so its preconditioner is not")
+        return self.optimizer.preconditioner(self.theta, self.state)
