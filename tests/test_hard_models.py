@@ -376,7 +376,7 @@ print(json.dumps({"size": landscape.size, "grown": peak - before, "rows": rows})
     ("probe", "settings"),
     [
         ("eigenvalues", {"top": 5, "bottom": 0, "budget": 150, "tolerance": 1e-2}),
-        ("eigenvalues", {"top": 2, "bottom": 1, "budget": 40, "tolerance": 1e-2, "samples": 40, "brackets": 0}),
+        ("eigenvalues", {"top": 2, "bottom": 1, "budget": 40, "tolerance": 1e-2, "samples": 40, "data_error": False}),
         ("trace", {"vectors": 24, "tolerance": 0}),
         ("density", {"steps": 60, "vectors": 1, "deflate": 3}),
     ],

@@ -54,6 +54,10 @@ class CurvatureProbe(Probe):
         description="training examples to measure on at the most, the first of the (shuffled) split; "
         "auto: doubled until the error over examples is within `width`",
     )
+    data_error: bool = Field(
+        default=True,
+        description="on a sample: what it leaves open about all the examples; without it a probe costs half or less",
+    )
     width: float = Field(default=0.1, gt=0, lt=10, description="what `samples: auto` aims at, relative to the value")
     batch_norm: BatchNormMode = Field(
         default="eval", description="eval: running statistics; batch: statistics of all the measured examples"
@@ -86,6 +90,8 @@ class CurvatureProbe(Probe):
     def _error_over_examples(self) -> Self:
         if self.samples == "auto" and not self.operator.of_parameters:
             raise ValueError("`samples: auto` needs an operator on the parameters, whose size the examples do not set")
+        if self.samples == "auto" and not self.data_error:
+            raise ValueError("`samples: auto` goes by the error over examples: set data_error: true")
         return self
 
     def exacting(self) -> bool:
@@ -99,7 +105,8 @@ class CurvatureProbe(Probe):
     def stream(self) -> str:
         """Probes of the same operator draw the same numbers, so that the second can go on from the first one's work."""
         asked = dump(self)
-        taken = json.dumps([asked[name] for name in CurvatureProbe.model_fields if name not in Probe.model_fields])
+        other = {*Probe.model_fields, "data_error"}  # when it is measured, and what more is made of it
+        taken = json.dumps([asked[name] for name in CurvatureProbe.model_fields if name not in other])
         return f"curvature-{hashlib.sha256(taken.encode()).hexdigest()[:12]}-{self._dtype_name(torch.float32)}"
 
     @final

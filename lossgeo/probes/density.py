@@ -52,7 +52,7 @@ class Density(CurvatureProbe):
             known = lanczos(first, self.deflate, 0, KNOWN_TOLERANCE, steps, generator, sample.room).top.only_converged()
         found = density(operator, steps, self.vectors, generator, known, first)
         rows = _rows(0, found)
-        if sample.whole or sample.examples < PARTS:
+        if sample.whole or not self.data_error or sample.examples < PARTS:
             return Found(rows, {}, 0.0 if sample.whole else float("inf"))
         means = []
         state = generator.get_state()

@@ -47,7 +47,7 @@ class Eigenvalues(CurvatureProbe):
         "from the last measurement's vectors, fewer products, but the same values only within the tolerance",
     )
     brackets: int = Field(
-        default=1, ge=0, description="pairs of each end that get low and high when measured on a sample"
+        default=1, ge=1, description="pairs of each end that get low and high when measured on a sample"
     )
     save_vectors: bool = Field(default=False, description="keep the eigenvectors in the run's folder")
 
@@ -67,8 +67,6 @@ class Eigenvalues(CurvatureProbe):
     def _something_to_do(self) -> Self:
         if self.top + self.bottom == 0:
             raise ValueError("`top` and `bottom` are both 0: nothing to measure")
-        if self.samples == "auto" and self.brackets == 0:
-            raise ValueError("`samples: auto` goes by the brackets, of which there are 0; set brackets: 1")
         return self
 
     def exacting(self) -> bool:
@@ -85,7 +83,7 @@ class Eigenvalues(CurvatureProbe):
             for row, error in zip([*rows["top"], *rows["bottom"]], errors.tolist(), strict=True):
                 row["stderr"] = error
         spread = 0.0 if sample.whole else float("inf")
-        if not sample.whole and sample.examples >= 2 and self.brackets and operator.contributions is not None:
+        if self.data_error and not sample.whole and sample.examples >= 2 and operator.contributions is not None:
             of_halves, spread = self._bracket(sample, ends, rows, memory, generator)
             kept |= of_halves
         vectors = {"top": ends.top.vectors, "bottom": ends.bottom.vectors} if self.save_vectors else {}

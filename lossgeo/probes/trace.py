@@ -65,7 +65,7 @@ class Trace(CurvatureProbe):
             ).top.only_converged()
         estimate = trace(operator, self.method, self.vectors, self.tolerance, generator, known)
         over_examples = None
-        if not sample.whole and operator.contributions is not None:
+        if self.data_error and not sample.whole and operator.contributions is not None:
             signs = torch.randint(0, 2, (min(self.vectors, OVER_EXAMPLES), operator.size), generator=generator)
             signs = (2 * signs - 1).to(operator.device, operator.dtype)
             of_signs = operator.contributions(signs)

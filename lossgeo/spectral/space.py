@@ -74,7 +74,9 @@ class Space:
         own[self.rows] = self._next
         self.rows += 1
         norm = float(np.abs(self._small).max())
-        alpha, self.coupling, self._next = step(self._operator, own[: self.rows], self._krylov.known, norm)
+        couplings = np.flatnonzero(self._arm)  # none where a part begins; to many rows where a restart has mixed them
+        before = float(self._arm[-1]) if couplings.tolist() == [self.rows - 2] else None
+        alpha, self.coupling, self._next = step(self._operator, own[: self.rows], self._krylov.known, norm, before)
         self._small = np.block([[self._small, self._arm[:, None]], [self._arm, alpha]])
         self._arm = np.append(np.zeros(self.rows - 1), self.coupling)
         self._start = np.append(self._start, np.zeros(self.rows - len(self._start)))

@@ -181,7 +181,7 @@ def overheads(workloads: Iterable[str]) -> None:
     for name in columns:
         for kind in PROBES:
             share, costs = overhead(name, kind)
-            each = [f"{probe} {digits(spent)} s, {digits(price)}" for probe, (spent, price) in costs.items()]
+            each = [f"{probe} {digits(s)} s, {digits(g)}, {products:.0f}" for probe, (s, g, products) in costs.items()]
             table.put(kind, name, " · ".join([f"{100 * share:.1f}%", *each]))
     table.show()
 
