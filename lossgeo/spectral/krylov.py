@@ -87,7 +87,8 @@ class Krylov:
     def reserve(self, rows: int) -> None:
         """Allocate that many rows at once, P at the most, so that none of them is copied while the space grows."""
         self._refuse_released()
-        self._rows = reserved(self._rows, rows)
+        if rows > len(self._rows):  # those that are only reserved are not worth a copy
+            self._rows = reserved(self._rows[: self.steps], rows)
 
     def release(self, steps: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The rows with the basis in the first ones, and the vector that follows `steps` of them; for a restart.
