@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 
-from lossgeo.randomness import generator
+from lossgeo.randomness import generator, trial_seed
 from lossgeo.task import Examples
 
 GATHERED = 64 * 1024 * 1024  # bytes of shuffled examples laid out at a time; whole epochs of small data
@@ -35,4 +35,25 @@ def batches(train: Examples, size: int, seed: int, step: int) -> Iterator[Exampl
             for number, piece in enumerate(pieces, start=begin):
                 if number >= skip:
                     yield Examples(*piece)
+        epoch, skip = epoch + 1, 0
+
+
+def trial_batches(
+    train: Examples, size: int, seed: int, trials: int, step: int, running: Callable[[], torch.Tensor]
+) -> Iterator[Examples]:
+    """The batches of the trials that are `running`, (R, B, ...), each in the order that it would have by itself."""
+    if size >= train.size:
+        while True:
+            count = len(running())
+            yield Examples(*(whole.expand(count, *whole.shape) for whole in train))
+    per_epoch = math.ceil(train.size / size)
+    epoch, skip = divmod(step, per_epoch)
+    orders = torch.zeros(trials, train.size, dtype=torch.int64)
+    while True:
+        for trial in running().tolist():
+            stream = generator(trial_seed(seed, trial), "batches", epoch)
+            torch.randperm(train.size, generator=stream, out=orders[trial])
+        for number in range(skip, per_epoch):
+            which = orders[running(), number * size : (number + 1) * size].to(train.inputs.device)
+            yield train.rows(which)
         epoch, skip = epoch + 1, 0

@@ -49,18 +49,8 @@ class Chain:
     @classmethod
     def of(cls, module: nn.Module, loss: Loss, gradient: torch.Tensor) -> Self | None:
         """The chain that a module is, writing into the flat `gradient` (P,); None where it is anything else."""
-        if type(module) is not Rows or any(not p.requires_grad for p in module.parameters()):
-            return None
-        layers: list[tuple[nn.Linear, type[nn.Module]]] = []
-        for layer in module:
-            if type(layer) is nn.Linear:
-                layers.append((layer, nn.Identity))
-            elif layers and layers[-1][1] is nn.Identity and type(layer) in BACKWARD:
-                layers[-1] = (layers[-1][0], type(layer))
-            else:
-                return None
-        distinct = len({id(p) for p in module.parameters()}) == sum(len(list(x.parameters())) for x, _ in layers)
-        return cls(layers, loss, gradient) if layers and distinct else None
+        layers = chain_layers(module)
+        return None if layers is None else cls(layers, loss, gradient)
 
     @torch.no_grad()
     def differentiate(self, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -81,3 +71,19 @@ class Chain:
             if number:
                 slope = slope.mm(weight)
         return loss
+
+
+def chain_layers(module: nn.Module) -> list[tuple[nn.Linear, type[nn.Module]]] | None:
+    """Linear layers, each with the nonlinearity behind it, where a module is a chain of these that all learn."""
+    if type(module) is not Rows or any(not p.requires_grad for p in module.parameters()):
+        return None
+    layers: list[tuple[nn.Linear, type[nn.Module]]] = []
+    for layer in module:
+        if type(layer) is nn.Linear:
+            layers.append((layer, nn.Identity))
+        elif layers and layers[-1][1] is nn.Identity and type(layer) in BACKWARD:
+            layers[-1] = (layers[-1][0], type(layer))
+        else:
+            return None
+    distinct = len({id(p) for p in module.parameters()}) == sum(len(list(x.parameters())) for x, _ in layers)
+    return layers if layers and distinct else None

@@ -138,7 +138,9 @@ def _kind(cls: type[Component]) -> str:
 
 def hint(name: str, choices: Iterable[str]) -> str:
     """The way out for a misspelt name: the nearest choice, or all of them."""
-    near = difflib.get_close_matches(name.lower(), choices := list(choices), n=1, cutoff=0.5)
+    choices = list(choices)
+    lower = {choice.lower(): choice for choice in choices}
+    near = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.5)
     if not choices:
         return "there are none to choose from"
-    return f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(choices)}"
+    return f"did you mean {lower[near[0]]!r}?" if near else f"choose from {', '.join(choices)}"

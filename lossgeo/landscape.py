@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 import torch
@@ -19,8 +20,11 @@ from torch import nn
 from torch.autograd.graph import _engine_run_backward
 
 from lossgeo.chain import Chain
+from lossgeo.ensemble import Ensemble
 from lossgeo.errors import UsageError
 from lossgeo.losses import Loss
+from lossgeo.surfaces import Surface
+from lossgeo.surfaces._module import SurfaceModule
 from lossgeo.task import Examples, Task
 
 BatchNormMode = Literal["eval", "batch"]
@@ -36,6 +40,13 @@ class Evaluation(NamedTuple):
 
     loss: float
     accuracy: float | None
+
+
+class Habits(NamedTuple):
+    """What a model does in training beside giving outputs."""
+
+    draws: bool  # random numbers
+    moves: tuple[str, ...]  # the buffers that it changes
 
 
 class Landscape:
@@ -80,10 +91,30 @@ class Landscape:
         self._chain = Chain.of(module, loss, self._gradient)
         self._one = (torch.ones((), dtype=dtype, device=device),)
         self._check()
-        self._draws = self.rehearse(2)
+        self._habits = self.rehearse(2)
         # seconds of a gradient over so many examples in such a mode and precision, by such parameters; filled by those
         # who measure it, once it was seen to be repeatable
         self.gradient_seconds: dict[tuple[int, BatchNormMode, torch.dtype, tuple[str, ...]], float] = {}
+
+    @property
+    def surface(self) -> Surface | None:
+        """The analytic surface that this is, if it is none of a network."""
+        return self.module.surface if isinstance(self.module, SurfaceModule) else None
+
+    @cached_property
+    def ensemble(self) -> Ensemble:
+        """It as seen from many points at once.
+
+        Raises:
+            UsageError: a layer draws random numbers or keeps statistics while it trains, so that trials would mix.
+        """
+        instead = "sweep over `seed` in place of `replicas`"
+        if self._habits.draws:
+            raise UsageError(f"a layer draws random numbers while it trains, as dropout does; {instead}")
+        if self._habits.moves:
+            buffer = self._habits.moves[0]
+            raise UsageError(f"the model changes buffer {buffer!r} while it trains, as a batch norm does; {instead}")
+        return Ensemble.of(self.module, self.loss, self.train.size)
 
     # --- points ------------------------------------------------------------------------------------------------------
 
@@ -116,8 +147,10 @@ class Landscape:
         """Loss (scalar) and gradient (P,) on a batch, in training mode: BatchNorm moves its statistics, dropout draws.
 
         The gradient is a buffer that the next call overwrites. `generator` feeds dropout; without dropout it stays as
-        it is.
+        it is. For theta (R, P) and a batch (R, B, ...), losses (R,) and gradients (R, P) of R independent trials.
         """
+        if theta.ndim == 2:
+            return self.ensemble.gradient(theta, batch)
         self.go_to(theta)
         if self._chain is not None:
             return self._chain.differentiate(*batch), self._gradient
@@ -130,7 +163,7 @@ class Landscape:
 
     def _lent(self, generator: torch.Generator) -> AbstractContextManager[None]:
         """Where layers draw at random: torch's own generator, seeded from ours and put back afterwards."""
-        return self._seeded(generator) if self._draws else nullcontext()
+        return self._seeded(generator) if self._habits.draws else nullcontext()
 
     @contextmanager
     def _seeded(self, generator: torch.Generator) -> Iterator[None]:
@@ -214,6 +247,12 @@ class Landscape:
                     counted += int((labels >= 0).sum())  # a class below 0 does not count
         return Evaluation(loss, correct / counted if self.task.targets == "classes" else None)
 
+    def evaluations(self, theta: torch.Tensor, examples: Examples) -> list[Evaluation]:
+        """Of R trials, theta (R, P); costs R forward passes over the examples, on a surface one for all."""
+        if self.surface is not None:
+            return [Evaluation(value, None) for value in self.surface.value(theta).tolist()]
+        return [self.evaluate(row, examples) for row in theta]
+
     def mean_gradient(
         self, theta: torch.Tensor, examples: Examples, batch_norm: BatchNormMode = "eval"
     ) -> torch.Tensor:
@@ -238,8 +277,8 @@ class Landscape:
         if tuple(outputs.shape) != wanted:
             raise UsageError(f"the model returns {tuple(outputs.shape)} for two examples where the task wants {wanted}")
 
-    def rehearse(self, batch_size: int) -> bool:
-        """A forward pass in training mode on that many examples, undone; whether it drew random numbers.
+    def rehearse(self, batch_size: int) -> Habits:
+        """A forward pass in training mode on that many examples, undone; what it did beside its outputs.
 
         Found by trying, so any layer counts. A batch norm cannot take a last batch of one example, for instance.
 
@@ -257,10 +296,11 @@ class Landscape:
                 f"the model cannot train on a batch of {batch_size}: {error}; change batch_size or dataset.train"
             ) from error
         finally:
-            drew = not torch.equal(before, generator.get_state())
+            draws = not torch.equal(before, generator.get_state())
+            moves = tuple(n for n, b in self.module.named_buffers() if not torch.equal(b, buffers[n]))
             self.restore(buffers)
             generator.set_state(before)
-        return drew
+        return Habits(draws, moves)
 
 
 def flattened(

@@ -47,10 +47,9 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def fastest_threads(landscape: Landscape, batch: Examples) -> int:
-    """The thread count, 1 or every core, with the shorter median gradient."""
+def fastest_threads(landscape: Landscape, theta: torch.Tensor, batch: Examples) -> int:
+    """The thread count, 1 or every core, with the shorter median gradient at theta, (P,) or (R, P)."""
     before = landscape.buffers()
-    theta = landscape.start()
     scratch = torch.Generator().manual_seed(0)
     medians = {}
     for count in {1, cores()}:

@@ -11,8 +11,11 @@ from lossgeo.runs import Tensors
 
 
 def packed(landscape: Landscape, point: Point, noise: torch.Generator, memories: dict[str, Memory]) -> Tensors:
-    """`theta`, `noise`, `state/<name>` of the optimizer, `buffers/<name>` of the model, `memory/<probe>/<name>`."""
-    groups = {"state": point.state, "buffers": landscape.buffers()}
+    """`theta`, `noise`, `state/<name>` of the optimizer, `buffers/<name>` of the model, `memory/<probe>/<name>`.
+
+    With replicas theta is (R, P), and there is `trials/<name>`.
+    """
+    groups = {"state": point.state, "buffers": landscape.buffers(), "trials": point.trials}
     groups |= {f"memory/{key}": memory for key, memory in memories.items()}
     tensors = {f"{group}/{name}": t for group, members in groups.items() for name, t in members.items()}
     return {"theta": point.theta, "noise": noise.get_state(), **tensors}
@@ -38,5 +41,5 @@ def restored(
         memories[key] = groups.get(f"memory/{key}", {})
     theta = groups[""]["theta"].to(landscape.device)
     # what stands beside theta lives where theta lives; counters and the like stay on the CPU
-    state = {n: t.to(theta.device) if t.shape == theta.shape else t for n, t in groups.get("state", {}).items()}
-    return Point(step, theta, state, optimizer)
+    state = {n: t.to(theta.device) if t.ndim else t for n, t in groups.get("state", {}).items()}
+    return Point(step, theta, state, optimizer, groups.get("trials", {}))

@@ -17,7 +17,7 @@ class Preconditions(Protocol):
 
 @dataclass
 class Point:
-    """Where training stands.
+    """Where training stands; with replicas, where R independent trials stand: theta (R, P) and all of the state alike.
 
     `scratch` is for the probes at this point: what one has computed already, for those after it. The values of a probe
     never depend on what is there, only its cost does. It is emptied before the next step.
@@ -27,7 +27,13 @@ class Point:
     theta: torch.Tensor  # (P,); BatchNorm statistics and other buffers are the landscape's
     state: dict[str, torch.Tensor]  # the optimizer's
     optimizer: Preconditions | None = None
+    trials: dict[str, torch.Tensor] = field(default_factory=dict)  # of trials, how each ended: see `course.Many`
     scratch: dict[str, Any] = field(default_factory=dict)
+
+    def trial(self, number: int) -> Point:
+        """One of the trials as a point by itself."""
+        state = {name: t[number] if t.ndim else t for name, t in self.state.items()}
+        return Point(self.step, self.theta[number].clone(), state, self.optimizer)
 
     def preconditioner(self) -> torch.Tensor:
         """The diagonal D (P,) of the optimizer's step theta <- theta - lr D^-1 m.

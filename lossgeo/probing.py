@@ -19,6 +19,7 @@ from lossgeo.probes import Probe
 from lossgeo.runs import Run
 from lossgeo.signals import Interrupt
 from lossgeo.tables import Table, read
+from lossgeo.terrain import landscape_and_data
 from lossgeo.training import Progress
 
 At = Literal["first", "last", "all"] | Sequence[int]
@@ -41,7 +42,7 @@ def probe(
     run = Run.open(folder)
     with run.locked(), contained(run):
         torch.set_num_threads(1)  # the start as in training
-        landscape, data = run.recipe.landscape(pick_device(device or run.recipe.device))
+        landscape, data = landscape_and_data(run.recipe, pick_device(device or run.recipe.device))
         torch.set_num_threads(int(run.manifest().get("threads", 1)))
         run.check_data(data.sha256)
         for p in probes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 from dataclasses import dataclass, replace
@@ -15,24 +16,24 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import torch
 from pydantic import Field, model_validator
 
 from lossgeo.component import Value, components, dump, file_of
-from lossgeo.datasets import Data, Dataset
+from lossgeo.datasets import Dataset
 from lossgeo.documents import MAX_BYTES, MAX_PROBLEMS, Document, RecipeError, read_document
 from lossgeo.errors import UsageError
 from lossgeo.finding import hint, names
-from lossgeo.landscape import Landscape
+from lossgeo.landscape import Evaluation
 from lossgeo.losses import Loss
 from lossgeo.models import Model
 from lossgeo.optimizers import Optimizer
 from lossgeo.parsing import Problem, parse
 from lossgeo.probes import Probe
-from lossgeo.randomness import generator
 from lossgeo.reports import Report
+from lossgeo.saddles import Escape, Start
 from lossgeo.schedules import Schedule
 from lossgeo.schedules.constant import Constant
+from lossgeo.surfaces import Surface
 from lossgeo.sweeps import PARTS, Setting, expand, override
 from lossgeo.times import MAX_STEPS, Times
 
@@ -59,6 +60,15 @@ class Stop(Value):
     train_accuracy_above: float | None = Field(default=None, ge=0, lt=1, description="training accuracy, a fraction")
     gradient_norm_below: float | None = Field(default=None, gt=0, description="norm of the full gradient")
 
+    def met(self, evaluation: Evaluation, gradient_norm: float | None) -> bool:
+        """Whether one of them holds."""
+        loss, accuracy = evaluation
+        return (
+            (self.train_loss_below is not None and loss < self.train_loss_below)
+            or (self.train_accuracy_above is not None and (accuracy or 0.0) > self.train_accuracy_above)
+            or (self.gradient_norm_below is not None and (gradient_norm or math.inf) < self.gradient_norm_below)
+        )
+
 
 class Checkpoints(Times):
     """When the point is written to checkpoints/, and which points are kept."""
@@ -74,13 +84,17 @@ class Recipe(Value):
         description="names the folder under outputs/; letters, digits, _ . -",
     )
     claim: Claim | None = Field(default=None, description="what this recipe tests")
-    model: Model = Field(description="the network")
-    dataset: Dataset = Field(description="the data")
-    loss: Loss = Field(description="the loss")
+    model: Model | None = Field(default=None, description="the network; needs `dataset` and `loss`")
+    dataset: Dataset | None = Field(default=None, description="the data")
+    loss: Loss | None = Field(default=None, description="the loss")
+    surface: Surface | None = Field(default=None, description="or, in place of these three, an analytic surface")
+    start: Start | None = Field(default=None, description="where trials on a surface begin; null: where it says itself")
+    escape: Escape | None = Field(default=None, description="when a trial on a surface has left a saddle, and ends")
+    replicas: int = Field(default=1, ge=1, le=1_000_000, description="independent trials, advanced side by side")
     optimizer: Optimizer = Field(description="the update rule")
     schedule: Schedule = Field(default=Constant(), description="factor on the learning rate over steps")
     batch_size: Annotated[int, Field(ge=1)] | Literal["full"] = Field(
-        description="examples a step, drawn without replacement per epoch, or full"
+        default="full", description="examples a step, drawn without replacement per epoch, or full"
     )
     steps: int | None = Field(default=None, ge=1, le=MAX_STEPS, description="length of the training in steps")
     epochs: int | None = Field(default=None, ge=1, le=MAX_STEPS, description="or in passes over the data")
@@ -91,8 +105,9 @@ class Recipe(Value):
         description="a batch loss above this multiple of the first training loss ends the run as diverged",
     )
     seed: int = Field(default=0, ge=0, lt=2**63, description="of initialization, batch order, noise and probes")
-    dtype: Literal["float32", "float64", "bfloat16"] = Field(
-        default="float32", description="of parameters and data; probes compute in float32 at least"
+    dtype: Literal["auto", "float32", "float64", "bfloat16"] = Field(
+        default="auto",
+        description="of parameters and data; auto: float32, on a surface float64. Probes compute in float32 at least",
     )
     device: str = Field(
         default="auto", pattern=r"^(auto|cpu|cuda(:[0-9]+)?|mps)$", description="auto: a GPU where there is one"
@@ -111,12 +126,7 @@ class Recipe(Value):
     def _consistent(self) -> Self:
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give either `steps` or `epochs`, one of them")
-        kind = self.dataset.kind
-        if kind != "auto" and kind not in self.loss.accepts:
-            loss, dataset = self.loss.component_name(), self.dataset.component_name()
-            raise ValueError(
-                f"loss {loss!r} takes {' or '.join(self.loss.accepts)}, dataset {dataset!r} has {kind}; use `loss: mse`"
-            )
+        self._consistent_landscape()
         keys = [probe.key() for probe in self.probes]
         for i, key in enumerate(keys):
             if (first := keys.index(key)) < i:
@@ -126,27 +136,29 @@ class Recipe(Value):
                 )
         return self
 
-    def landscape(self, device: torch.device | str) -> tuple[Landscape, Data]:
-        """The landscape that this recipe trains on, at its initial point, and where its data came from.
-
-        Raises:
-            UsageError: data, model and loss do not fit together, or the data cannot be read.
-        """
-        data = self.dataset.load()
-        if data.task.targets not in self.loss.accepts:
-            raise UsageError(
-                f"loss {self.loss.component_name()!r} takes {' or '.join(self.loss.accepts)}, "
-                f"the data have {data.task.targets}"
+    def _consistent_landscape(self) -> None:
+        """Raises a ValueError unless there is a network with its data, or a surface, and what goes with it."""
+        network = {"model": self.model, "dataset": self.dataset, "loss": self.loss}
+        missing = [key for key, value in network.items() if value is None]
+        if self.surface is not None:
+            if len(missing) < 3:
+                given = next(key for key, value in network.items() if value is not None)
+                raise ValueError(f"`surface` takes the place of `{given}`: leave one of them out")
+            if self.batch_size != "full" and self.escape is not None and self.escape.loss_drop is not None:
+                raise ValueError("`escape.loss_drop` needs the whole loss at every step: set batch_size: full")
+            return
+        if missing:
+            raise ValueError(f"{', '.join(f'`{key}`' for key in missing)} missing; or give a `surface`")
+        if self.start is not None or self.escape is not None:
+            raise ValueError("`start` and `escape` need a `surface`, whose saddles are known")
+        assert self.dataset is not None
+        assert self.loss is not None
+        kind = self.dataset.kind
+        if kind != "auto" and kind not in self.loss.accepts:
+            loss, dataset = self.loss.component_name(), self.dataset.component_name()
+            raise ValueError(
+                f"loss {loss!r} takes {' or '.join(self.loss.accepts)}, dataset {dataset!r} has {kind}; use `loss: mse`"
             )
-        if isinstance(self.batch_size, int) and self.batch_size > data.train.size:
-            raise UsageError(
-                f"batch_size {self.batch_size} of {data.train.size} training examples; use `batch_size: full`"
-            )
-        module = self.model.build(data.task, generator(self.seed, "initialization"))
-        made = Landscape(module, self.loss, data.task, data.train, data.test, getattr(torch, self.dtype), device)
-        size = data.train.size if self.batch_size == "full" else self.batch_size
-        made.rehearse(data.train.size % size or size)  # the last batch of an epoch is the smallest
-        return made, data
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,16 @@ EVALUATIONS = (
     Column("parameter_norm", "float", "parameter", "Euclidean norm of theta"),
     Column("distance", "float", "parameter", "Euclidean distance from the start"),
 )
+ESCAPES = (
+    Column("saddle", "int", "", "number of the saddle, counted from 0 in the surface's order"),
+    Column("start_step", "int", "steps", "when the trial was there: 0, or when it left the one before"),
+    Column("escape_step", "int", "steps", "the first step at which it had left; null: it had not when it ended"),
+    Column("censored", "bool", "", "whether it had not left by its last step"),
+    Column("last_step", "int", "steps", "the last step at which it was looked at"),
+    Column("ended", "string", "", "escaped, budget, diverged, returned or stopped: how the trial ended"),
+    Column("underflow", "bool", "", "censored, and what could grow fell below the smallest normal number"),
+    Column("predicted_steps", "float", "steps", "by the local spectrum, from where it began; null: no theory says"),
+)
 
 
 def finished(run: Run) -> bool:
@@ -46,7 +56,8 @@ def finished(run: Run) -> bool:
         return False
     with contained(run):
         try:
-            run.check_data(_sha256(run.recipe.dataset))
+            if run.recipe.dataset is not None:
+                run.check_data(_sha256(run.recipe.dataset))
         except UsageError:  # data that are no longer there, or cannot be read here, are no reason to do anything
             return True
     return True
@@ -60,7 +71,10 @@ def _sha256(dataset: Dataset) -> str:
 
 def _tables(recipe: Recipe) -> dict[str, tuple[Column, ...]]:
     """The tables that training fills, by name."""
-    return {"steps": STEPS, "evaluations": EVALUATIONS} | {p.component_name(): p.table() for p in recipe.probes}
+    own = {"steps": STEPS, "evaluations": EVALUATIONS}
+    if recipe.escape is not None:
+        own["escapes"] = ESCAPES
+    return own | {p.component_name(): p.table() for p in recipe.probes}
 
 
 def _lost(run: Run) -> list[Path]:
@@ -77,9 +91,9 @@ def _lost(run: Run) -> list[Path]:
 
 
 def resumed(
-    run: Run, landscape: Landscape, noise: torch.Generator, memories: dict[str, Memory]
+    run: Run, landscape: Landscape, start: torch.Tensor, noise: torch.Generator, memories: dict[str, Memory]
 ) -> tuple[Point, list[str]]:
-    """The point of the newest whole checkpoint up to where the tables end, or the start; and what to tell the user.
+    """The point of the newest whole checkpoint up to where the tables end, or `start`; and what to tell the user.
 
     Sets the landscape's buffers, the noise stream and the probes' memories to that point.
     """
@@ -100,7 +114,7 @@ def resumed(
                 notes.append(f"{error}; an earlier one serves in its place")
                 continue
             return restored(landscape, step, tensors, memories, run.recipe.optimizer, noise), notes
-    theta = landscape.start()
+    theta = start.clone()
     optimizer = run.recipe.optimizer
     return Point(0, theta, optimizer.init(landscape, theta), optimizer), notes
 

@@ -14,19 +14,23 @@ from dataclasses import dataclass
 
 import torch
 
-from lossgeo.batches import batches
+from lossgeo.batches import batches, trial_batches
 from lossgeo.containment import contained
+from lossgeo.course import Course, Many, One
 from lossgeo.datasets import Data
 from lossgeo.errors import Stopped
+from lossgeo.escapes import Escapes
 from lossgeo.landscape import Landscape, Memory
 from lossgeo.machine import cores, environment, fastest_threads, pick_device
 from lossgeo.packing import packed
-from lossgeo.randomness import generator
+from lossgeo.randomness import Noise
 from lossgeo.resuming import finished, opened, resumed
 from lossgeo.runs import Manifest, Run
+from lossgeo.saddles import Saddle, Watch
 from lossgeo.signals import Interrupt
 from lossgeo.tables import Row
 from lossgeo.task import Examples
+from lossgeo.terrain import landscape_and_data, starts, watched
 from lossgeo.times import Agenda
 
 FLUSH_SECONDS = 10.0  # between two writes of the tables where no checkpoint comes first
@@ -59,23 +63,31 @@ def train(run: Run, interrupt: Interrupt, workers: int = 1) -> Iterator[Progress
         return
     torch.set_num_threads(1)  # whatever the count is later, the start is the same to the last bit
     with contained(run):
-        landscape, data = run.recipe.landscape(pick_device(run.recipe.device))
+        landscape, data = landscape_and_data(run.recipe, pick_device(run.recipe.device))
         for probe in run.recipe.probes:
             probe.check(landscape)
+        saddles = watched(run.recipe)
     with run.locked():
         if finished(run):  # by the process that held it until now
             return
         run.check_data(data.sha256)
         with contained(run, noted=True):
             edited = run.make()
-            yield from _Training(run, landscape, data, interrupt, workers, edited).loop()
+            yield from _Training(run, landscape, data, saddles, interrupt, workers, edited).loop()
 
 
 class _Training:
     """One run on its way: the point, the probes' memories, the tables."""
 
     def __init__(
-        self, run: Run, landscape: Landscape, data: Data, interrupt: Interrupt, workers: int, notes: list[str]
+        self,
+        run: Run,
+        landscape: Landscape,
+        data: Data,
+        saddles: list[Saddle],
+        interrupt: Interrupt,
+        workers: int,
+        notes: list[str],
     ) -> None:
         self.run = run
         self.recipe = run.recipe
@@ -88,15 +100,10 @@ class _Training:
         manifest = run.manifest()
         self.began = time.perf_counter() - float(manifest.get("seconds", 0.0))
         self.probing = float(manifest.get("probe_seconds", 0.0))
+        self.start = starts(self.recipe, landscape, saddles)
         self.threads = self._threads(manifest, workers)
         torch.set_num_threads(self.threads)
-        self.start = landscape.start()
-        first = landscape.evaluate(self.start, landscape.train).loss
-        # never infinite, so that an infinite loss is above it
-        self.limit = min(self.recipe.divergence * first, sys.float_info.max) if first > 0 else sys.float_info.max
-        self.diverged: str | None = None  # why, once it has
-        self.loss = first  # the last one seen
-        self.noise = generator(self.recipe.seed, "noise")
+        self.noise = Noise(self.recipe.seed, self._running if self.start.ndim == 2 else None)
         self.memories: dict[str, Memory] = {probe.key(): {} for probe in self.recipe.probes}
         recipe, steps = self.recipe, self.steps
         self.log, self.evaluations, self.checkpoints = (
@@ -104,7 +111,10 @@ class _Training:
         )
         self.probes = [(probe, Agenda(probe, steps)) for probe in recipe.probes]
         self._describe(data)
-        self.point, lost = resumed(run, landscape, self.noise, self.memories)
+        self.point, lost = resumed(run, landscape, self.start, self.noise.layers, self.memories)
+        watch = None if recipe.escape is None else Watch(recipe.escape, saddles)
+        self.course = self._course(watch)
+        self.escapes = None if watch is None else Escapes(recipe, self.landscape, watch, self.start, self.batch_size)
         self.notes = [*notes, *lost]
         self.tables = opened(run, self.point.step)
         # measured before: by a process that was killed after its last checkpoint, or by `lossgeo probe`
@@ -113,14 +123,14 @@ class _Training:
     def loop(self) -> Iterator[Progress]:
         """Train to the end; raises what `train` says."""
         yield from (self._progress(note) for note in self.notes)
-        stream = batches(self.landscape.train, self.batch_size, self.recipe.seed, self.point.step)
+        stream = self._stream()
         told = written = saved = time.perf_counter()
         while True:
-            if self.interrupt and self.diverged is None:
+            if self.interrupt and self.course.diverged is None:
                 self._checkpoint("stopped", "by a signal")
                 raise Stopped(self.interrupt.signum)
             ended = self._assess()
-            if self.diverged is not None:  # such a point is nothing to go on from, nor to measure at
+            if self.course.diverged is not None:  # such a point is nothing to go on from, nor to measure at
                 self._clear()
                 break
             if self.checkpoints.due(self.point.step) or ended or time.perf_counter() - saved > SAFETY_SECONDS:
@@ -138,37 +148,39 @@ class _Training:
             if now - told > NEWS_SECONDS:
                 yield self._progress()
                 told = now
-        self._flush("diverged" if self.diverged else "done", self.diverged)
+        self._flush("diverged" if self.course.diverged else "done", self.course.diverged)
 
     # --- between the steps -------------------------------------------------------------------------------------------
 
     def _assess(self) -> bool:
         """Evaluate where it is due, and say whether training ends here."""
-        step = self.point.step
-        ended = step >= self.steps or self.diverged is not None
+        step, course, landscape, wanted = self.point.step, self.course, self.landscape, self.recipe.stop
+        ended = step >= self.steps or course.done
+        if step >= self.steps:
+            course.close(step, landscape)
         if not (self.evaluations.due(step) or (ended and self.recipe.evaluate.at_end)):
             return ended
-        wanted = self.recipe.stop
-        theta, landscape = self.point.theta, self.landscape
-        shared = {
-            "epoch": step / self.per_epoch,
-            "parameter_norm": float(torch.linalg.vector_norm(theta)),
-            "distance": float(torch.linalg.vector_norm(theta - self.start)),
-        }
-        train, test = (landscape.evaluate(theta, examples) for examples in (landscape.train, landscape.test))
-        norm = None
+        theta, numbers = course.members(), course.numbers()
+        start = self.start.view(-1, landscape.size)[numbers]
+        train = landscape.evaluations(theta, landscape.train)
+        test = landscape.evaluations(theta, landscape.test) if landscape.test.size else []
+        sizes = torch.linalg.vector_norm(theta, dim=-1).tolist()
+        distances = torch.linalg.vector_norm(theta - start, dim=-1).tolist()
+        norms: list[float | None] = [None] * len(numbers)
         if wanted.gradient_norm_below is not None:
-            norm = float(torch.linalg.vector_norm(landscape.mean_gradient(theta, landscape.train)))
-        self._row("evaluations", shared | train._asdict() | {"split": "train", "gradient_norm": norm})
-        self._row("evaluations", shared | test._asdict() | {"split": "test"})
-        if self.diverged is None and not train.loss <= self.limit:
-            self._diverge("training", train.loss)
-        met = (
-            (wanted.train_loss_below is not None and train.loss < wanted.train_loss_below)
-            or (wanted.train_accuracy_above is not None and (train.accuracy or 0.0) > wanted.train_accuracy_above)
-            or (wanted.gradient_norm_below is not None and norm is not None and norm < wanted.gradient_norm_below)
-        )
-        return ended or met or self.diverged is not None
+            norms = [float(torch.linalg.vector_norm(landscape.mean_gradient(row, landscape.train))) for row in theta]
+        for i, number in enumerate(numbers):
+            shared = {
+                "replica": number,
+                "epoch": step / self.per_epoch,
+                "parameter_norm": sizes[i],
+                "distance": distances[i],
+            }
+            self._row("evaluations", shared | train[i]._asdict() | {"split": "train", "gradient_norm": norms[i]})
+            if test:
+                self._row("evaluations", shared | test[i]._asdict() | {"split": "test"})
+        course.assess(step, train, [wanted.met(e, norm) for e, norm in zip(train, norms, strict=True)])
+        return ended or course.done
 
     def _probe(self, ended: bool) -> None:
         """Measure what is due."""
@@ -188,33 +200,28 @@ class _Training:
         self.point.scratch.clear()
 
     def _advance(self, stream: Iterator[Examples]) -> None:
-        """Take steps until something is due, news of the progress too, or a signal comes or the loss diverges."""
-        point, landscape, noise, limit = self.point, self.landscape, self.noise, self.limit
+        """Take steps until something is due, news of the progress too, or a signal comes or nobody is on the way."""
+        point, landscape, noise, course = self.point, self.landscape, self.noise, self.course
         optimizer, factor, steps = self.recipe.optimizer, self.recipe.schedule.factor, self.steps
         logged = self.log.due(point.step)
         agendas = (self.log, self.evaluations, self.checkpoints, *(agenda for _, agenda in self.probes))
         until = min(agenda.following(point.step) for agenda in agendas)
         news = time.perf_counter() + NEWS_SECONDS
-        while point.step < until:
+        over = False
+        while point.step < until and not over:
+            course.look(point.step)
             lr = optimizer.lr * factor(point.step, steps)
-            taken = optimizer.step(landscape, next(stream), point.theta, point.state, lr, noise)
-            self.loss = loss = taken.loss.item()
-            diverged = not loss <= limit  # NaN compares false
-            if logged or diverged:
-                norm = float(torch.linalg.vector_norm(taken.gradient))
-                self._row(
-                    "steps", {"epoch": point.step / self.per_epoch, "loss": loss, "gradient_norm": norm, "lr": lr}
-                )
+            noise.begin(point.step)
+            taken = optimizer.step(landscape, next(stream), course.theta, course.state, lr, noise)
+            over = course.took(taken, point.step)
+            if logged or course.diverged is not None:
+                for row in course.seen(taken):
+                    self._row("steps", {"epoch": point.step / self.per_epoch, "lr": lr} | row)
                 logged = False
-            if diverged:
-                self._diverge("batch", loss)
-            point.theta, point.state = taken.theta, taken.state
             point.step += 1
-            if diverged or self.interrupt or time.perf_counter() > news:
-                return
-
-    def _diverge(self, which: str, loss: float) -> None:
-        self.diverged = f"{which} loss {loss:.4g} at step {self.point.step}, not below the limit of {self.limit:.4g}"
+            if self.interrupt or time.perf_counter() > news:
+                break
+        course.lay_down()
 
     # --- what is kept ------------------------------------------------------------------------------------------------
 
@@ -223,6 +230,10 @@ class _Training:
 
     def _flush(self, status: str, reason: str | None = None) -> None:
         """Write the tables, then run.json."""
+        if self.escapes is not None:
+            self.tables["escapes"].keep(False for _ in self.tables["escapes"].rows)
+            for row in self.escapes.rows(self.point):
+                self._row("escapes", row)
         for table in self.tables.values():
             table.flush()
         seconds = time.perf_counter() - self.began
@@ -238,14 +249,14 @@ class _Training:
         """Write tables and manifest, then everything that going on from here needs."""
         self._flush(status, reason)
         point = self.point
-        self.run.save(point.step, packed(self.landscape, point, self.noise, self.memories))
+        self.run.save(point.step, packed(self.landscape, point, self.noise.layers, self.memories))
 
     def _clear(self) -> None:
         """Remove the checkpoints that have served: with `keep: last` all but the last, else those that a stop left.
 
         A stop and the clock write some between the due ones; kept, they would set the run apart from its equals.
         """
-        only_last = self.recipe.checkpoint.keep == "last" and self.diverged is None
+        only_last = self.recipe.checkpoint.keep == "last" and self.course.diverged is None
         for step, path in self.run.checkpoints().items():
             between = step < self.point.step and not self.recipe.checkpoint.due(step, self.steps)
             if between or (only_last and step != self.point.step):
@@ -253,18 +264,41 @@ class _Training:
 
     # --- beginning and going on --------------------------------------------------------------------------------------
 
+    def _running(self) -> torch.Tensor:
+        return self.course.rows if isinstance(self.course, Many) else torch.zeros(1, dtype=torch.int64)
+
+    def _course(self, watch: Watch | None) -> Course:
+        """The way of one, or of many side by side."""
+        landscape, largest = self.landscape, sys.float_info.max
+        first = [e.loss for e in landscape.evaluations(self.start.view(-1, landscape.size), landscape.train)]
+        # never infinite, so that an infinite loss is above it
+        limits = [min(self.recipe.divergence * loss, largest) if loss > 0 else largest for loss in first]
+        if self.start.ndim == 1:
+            return One(self.point, limits[0], first[0])
+        bounds, mean = torch.tensor(limits, dtype=torch.float64), sum(first) / len(first)
+        return Many(self.point, bounds, mean, watch, exact=landscape.surface is not None)
+
+    def _stream(self) -> Iterator[Examples]:
+        train, size, seed, step = self.landscape.train, self.batch_size, self.recipe.seed, self.point.step
+        if self.start.ndim == 1:
+            return batches(train, size, seed, step)
+        return trial_batches(train, size, seed, len(self.start), step, self._running)
+
     def _threads(self, manifest: Manifest, workers: int) -> int:
         wanted = manifest.get("threads", self.recipe.threads)
         if wanted != "auto":
             return int(wanted)
         if workers > 1:
             return max(1, cores() // workers)
-        return fastest_threads(self.landscape, self.landscape.train.rows(slice(0, self.batch_size)))
+        batch = self.landscape.train.rows(slice(0, self.batch_size))
+        if self.start.ndim == 2:
+            batch = Examples(*(whole.expand(len(self.start), *whole.shape) for whole in batch))
+        return fastest_threads(self.landscape, self.start, batch)
 
     def _describe(self, data: Data) -> None:
         """Write down what the run is and what it runs on."""
         described = {
-            "name": self.recipe.dataset.component_name(),
+            "name": data.name,
             "source": data.source,
             "sha256": data.sha256,
             "train": data.train.size,
@@ -285,4 +319,4 @@ class _Training:
         )
 
     def _progress(self, note: str | None = None) -> Progress:
-        return Progress(self.point.step, self.steps, self.loss, note)
+        return Progress(self.point.step, self.steps, self.course.loss, note)

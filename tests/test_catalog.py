@@ -10,7 +10,7 @@ import jsonschema
 import pytest
 import yaml
 from test_component import EVERY, INTERFACES, REQUIRED, plain
-from test_recipe import BASE, PLACES, of, placed
+from test_recipe import BASE, PLACES, base_of, of, placed
 
 from lossgeo import formats
 from lossgeo.catalog import keys, readable
@@ -73,19 +73,20 @@ def numbers(value: Any) -> Any:
 def test_every_component_is_accepted_short_and_written_out(folder: str, name: str) -> None:
     way = PLACES[folder]
     made, _ = parse(INTERFACES[folder], plain(folder, name))
-    assert accepts(placed(BASE, way, plain(folder, name)))
-    assert accepts(placed(BASE, way, dump(made)))
-    assert accepts(of(placed(BASE, way, plain(folder, name))).plain)
+    base = base_of(folder)
+    assert accepts(placed(base, way, plain(folder, name)))
+    assert accepts(placed(base, way, dump(made)))
+    assert accepts(of(placed(base, way, plain(folder, name))).plain)
     # a name alone, exactly where nothing is required
-    assert accepts(placed(BASE, way, name)) == ((folder, name) not in REQUIRED)
+    assert accepts(placed(base, way, name)) == ((folder, name) not in REQUIRED)
 
 
 @every_named_component
 def test_misspelt_keys_and_wrong_types_are_rejected(folder: str, name: str) -> None:
     way, cls = PLACES[folder], find(INTERFACES[folder], name)
-    assert not accepts(placed(BASE, way, {**plain(folder, name), "misspelt": 1}))
+    assert not accepts(placed(base_of(folder), way, {**plain(folder, name), "misspelt": 1}))
     for key in cls.model_fields:
-        assert not accepts(placed(BASE, way, {**plain(folder, name), key: {"no": "such"}})), key
+        assert not accepts(placed(base_of(folder), way, {**plain(folder, name), key: {"no": "such"}})), key
 
 
 def test_the_recipes_own_keys_are_checked() -> None:
@@ -105,13 +106,13 @@ def test_the_recipes_own_keys_are_checked() -> None:
 
 
 def test_sweeps_are_part_of_it_and_may_give_what_is_missing() -> None:
-    without = {key: value for key, value in BASE.items() if key not in ("batch_size", "name")}
+    without = {key: value for key, value in BASE.items() if key not in ("optimizer", "name")}
     assert not accepts(without)
-    assert accepts({**without, "batch_size": 4})
+    assert accepts({**without, "optimizer": "sgd"})
     for sweep in (
         {"sweep": {"batch_size": [16, "full"], "seed": {"range": 5}, "optimizer.lr": {"log": [1e-3, 1, 7]}}},
-        {"zip": {"batch_size": [16, 64], "seed": {"range": [0, 4, 2]}}},
-        {"list": [{"batch_size": 16, "optimizer.lr": 0.1}]},
+        {"zip": {"optimizer": ["sgd", "adam"], "seed": {"range": [0, 4, 2]}}},
+        {"list": [{"optimizer": "sgd", "batch_size": 16}]},
     ):
         assert accepts({**without, **sweep}), sweep
     for sweep in (

@@ -28,6 +28,7 @@ INTERFACES = interfaces()
 # keys that have no default; a new component with required keys needs a line here
 REQUIRED: dict[tuple[str, str], dict[str, Any]] = {
     ("datasets", "file"): {"path": "mine.npz"},
+    ("surfaces", "quadratic"): {"spectrum": [1.0, -0.5]},
     ("schedules", "step"): {"every": 7},
     ("schedules", "exponential"): {"gamma": 0.9},
     ("schedules", "piecewise"): {"boundaries": [5, 11], "factors": [0.5, 0.01]},
@@ -181,7 +182,7 @@ def test_near_names_are_suggested(given: str, near: str) -> None:
 
 
 def test_what_is_no_component_at_all() -> None:
-    choices = "adam, adamw, rmsprop, sgd"
+    choices = "adam, adamw, noisy_gd, perturbed_gd, rmsprop, sgd"
     assert messages(Optimizer, None) == [": should be a name or a mapping with `name`, not null"]
     assert messages(Optimizer, 3) == [": should be a name or a mapping with `name`, not 3"]
     assert messages(Optimizer, ("sgd",)) == [": should be a name or a mapping with `name`, not a list of 1"]

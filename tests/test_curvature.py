@@ -102,10 +102,11 @@ def test_a_batch_that_the_model_cannot_train_on_is_refused_before_training() -> 
     before, state = landscape.buffers(), torch.random.get_rng_state()
     with pytest.raises(UsageError, match=r"cannot train on a batch of 1.*change batch_size"):
         landscape.rehearse(1)  # a batch norm has no variance of one example
-    assert landscape.rehearse(2)
+    assert landscape.rehearse(2).draws
+    assert landscape.rehearse(2).moves
     assert all(torch.equal(b, before[n]) for n, b in landscape.buffers().items())
     assert torch.equal(torch.random.get_rng_state(), state)
-    assert not landscape_of("mlp").rehearse(1)
+    assert landscape_of("mlp").rehearse(1) == (False, ())
 
 
 def test_a_model_of_the_wrong_shape_is_refused() -> None:

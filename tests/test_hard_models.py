@@ -37,6 +37,7 @@ from lossgeo.probes.eigenvalues import Eigenvalues
 from lossgeo.probes.trace import Trace
 from lossgeo.randomness import generator
 from lossgeo.task import Examples, Task
+from lossgeo.terrain import landscape_and_data
 
 # products in float32 against a matrix in float64: an eps of 1.2e-7 in every one of some ten operations in a row, and
 # gradients of different examples that cancel in part
@@ -267,7 +268,7 @@ def test_a_transformer_on_text(tmp_path: Path) -> None:
         batch_size=8,
         dtype="float64",
     )
-    landscape, _ = run.recipe.landscape("cpu")
+    landscape, _ = landscape_and_data(run.recipe, "cpu")
     dense = Dense(landscape)
     near = here(landscape)
     v = directions(landscape.size, 1)[:, 0]

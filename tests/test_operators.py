@@ -41,6 +41,7 @@ from lossgeo.optimizers.adam import Adam
 from lossgeo.optimizers.rmsprop import RMSprop
 from lossgeo.optimizers.sgd import SGD
 from lossgeo.point import Point
+from lossgeo.randomness import Noise
 
 # a sum over chunks in another order
 REORDERED = 1e-12
@@ -390,11 +391,11 @@ def test_an_operator_refuses_to_be_used_after_theta_moved(name: str) -> None:
 
 def trained(optimizer: Optimizer, steps: int) -> tuple[Landscape, Point]:
     landscape = landscape_of("mlp", chunk=10)
-    theta, generator = landscape.start(), torch.Generator()
+    theta, noise = landscape.start(), Noise(0)
     state = optimizer.init(landscape, theta)
     for k in range(steps):
         batch = landscape.train.rows(slice(8 * (k % 4), 8 * (k % 4) + 8))
-        theta, state, _, _ = optimizer.step(landscape, batch, theta, state, optimizer.lr, generator)
+        theta, state, *_ = optimizer.step(landscape, batch, theta, state, optimizer.lr, noise)
     return landscape, Point(steps, theta, state, optimizer)
 
 

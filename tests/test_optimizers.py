@@ -23,7 +23,7 @@ from lossgeo.optimizers.adam import Adam
 from lossgeo.optimizers.adamw import AdamW
 from lossgeo.optimizers.rmsprop import RMSprop
 from lossgeo.optimizers.sgd import SGD
-from lossgeo.randomness import generator
+from lossgeo.randomness import Noise, generator
 from lossgeo.task import Examples
 
 NAMES = names(Optimizer)
@@ -74,6 +74,8 @@ VARIANTS = [(name, {}) for name in NAMES] + [
     ("adam", {"amsgrad": True, "weight_decay": 1e-2}),
     ("adamw", {"amsgrad": True}),
     ("rmsprop", {"centered": True, "momentum": 0.9, "weight_decay": 1e-2}),
+    # kicks of no length, so that a step of rate 0 leads nowhere
+    ("perturbed_gd", {"gradient_threshold": 0.3, "radius": 0.0, "waiting": 3}),
 ]
 every_variant = pytest.mark.parametrize(("name", "options"), VARIANTS, ids=str)
 
@@ -130,7 +132,7 @@ def advance(optimizer: Optimizer, net: Any, theta: torch.Tensor, state: State, s
         batch = net.batches[step % len(net.batches)]
         if taken is not None:
             taken.gradient.fill_(torch.nan)
-        taken = optimizer.step(net, batch, theta, state, rate(optimizer, step), generator(0, "step", step))
+        taken = optimizer.step(net, batch, theta, state, rate(optimizer, step), Noise(step))
         theta, state = taken.theta, taken.state
     assert taken is not None
     return taken
@@ -145,7 +147,7 @@ def after(optimizer: Optimizer, steps: int, net: Any) -> tuple[torch.Tensor, Sta
     theta = net.start.clone()
     state = optimizer.init(net, theta)
     if steps:
-        theta, state, _, _ = advance(optimizer, net, theta, state, range(steps))
+        theta, state, *_ = advance(optimizer, net, theta, state, range(steps))
     return theta, state
 
 
@@ -190,9 +192,7 @@ def test_a_step_is_a_function_of_its_arguments(name: str, options: dict[str, Any
     results = []
     for seed in (1, 2):  # of the global generators, which must not matter
         torch.manual_seed(seed)
-        taken = optimizer.step(
-            net, net.batches[0], theta.clone(), copies(state), optimizer.lr, generator(0, "the same")
-        )
+        taken = optimizer.step(net, net.batches[0], theta.clone(), copies(state), optimizer.lr, Noise(0))
         results.append((taken.theta.clone(), copies(taken.state)))
     assert torch.equal(results[0][0], results[1][0])
     assert_same(results[0][1], results[1][1])
@@ -216,7 +216,7 @@ def test_returns_loss_and_gradient_of_where_it_stood(name: str, options: dict[st
     optimizer, net = find(Optimizer, name)(**options), Net()
     theta, state = after(optimizer, steps, net)
     loss, gradient = Net().gradient(theta.clone(), net.batches[7], generator(0))
-    taken = optimizer.step(net, net.batches[7], theta, state, optimizer.lr, generator(0))
+    taken = optimizer.step(net, net.batches[7], theta, state, optimizer.lr, Noise(0))
     assert torch.equal(taken.loss, loss)
     assert torch.equal(taken.gradient, gradient)  # so the step has not written into it either
 
@@ -246,7 +246,7 @@ def test_at_rate_zero_theta_stays(name: str, options: dict[str, Any]) -> None:
         theta, state = after(optimizer, steps, net)
         before = theta.clone()
         for step in range(3):
-            theta, state, _, _ = optimizer.step(net, net.batches[step], theta, state, 0.0, generator(0))
+            theta, state, *_ = optimizer.step(net, net.batches[step], theta, state, 0.0, Noise(0))
         assert torch.equal(theta, before)
 
 
@@ -327,7 +327,7 @@ def descend(optimizer: Optimizer, curvatures: torch.Tensor, theta: torch.Tensor,
     batch: Any = None
     state = optimizer.init(landscape, theta)
     for _ in range(steps):
-        theta, state, _, _ = optimizer.step(landscape, batch, theta, state, optimizer.lr, generator(0))
+        theta, state, *_ = optimizer.step(landscape, batch, theta, state, optimizer.lr, Noise(0))
     return theta
 
 

@@ -28,6 +28,7 @@ from lossgeo.probes import Probe
 from lossgeo.probes.density import Density
 from lossgeo.probes.eigenvalues import Eigenvalues
 from lossgeo.probes.trace import Trace
+from lossgeo.randomness import Noise
 from lossgeo.tables import Row
 
 
@@ -254,7 +255,7 @@ def test_adams_own_curvature_needs_a_step_first() -> None:
     probe = Eigenvalues(operator=Preconditioned(), bottom=0)
     (row,) = probe.measured(landscape, Point(0, theta, state, optimizer), {}, 0).rows
     assert "before the first step" in row["failure"]
-    taken = optimizer.step(landscape, landscape.train, theta, state, 0.01, torch.Generator())
+    taken = optimizer.step(landscape, landscape.train, theta, state, 0.01, Noise(0))
     at = Point(1, taken.theta, taken.state, optimizer)
     (row,) = found(probe, landscape, at)
     dense = np.stack([column(landscape, at, i) for i in range(landscape.size)])

@@ -14,7 +14,7 @@ from program import lossgeo
 
 from lossgeo.catalog import catalog, interfaces
 from lossgeo.probes import Probe
-from lossgeo.resuming import EVALUATIONS, STEPS
+from lossgeo.resuming import ESCAPES, EVALUATIONS, STEPS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -54,7 +54,7 @@ def test_the_table_of_components_lists_what_there_is() -> None:
 
 
 def test_the_table_of_tables_lists_their_columns() -> None:
-    tables = {"steps": STEPS, "evaluations": EVALUATIONS}
+    tables = {"steps": STEPS, "evaluations": EVALUATIONS, "escapes": ESCAPES}
     tables |= {name: probe.table() for name, probe in catalog(Probe).items()}
     expected = [[name, ", ".join(column.name for column in columns)] for name, columns in tables.items()]
     assert table("table: tables") == expected

@@ -30,6 +30,16 @@ BASE: dict[str, Any] = {
     "stop": {},
     "probes": ["trace"],
 }
+ON_SURFACE: dict[str, Any] = {
+    "name": "on_a_surface",
+    "surface": {"name": "octopus", "dimension": 4},
+    "start": {"at": "saddle"},
+    "escape": {"distance": 1.0},
+    "optimizer": "sgd",
+    "steps": 10,
+}
+# keys that a network has no use for
+OF_SURFACES = ("surface", "start", "escape")
 # where a recipe holds a component of each kind
 PLACES: dict[str, tuple[str | int, ...]] = {
     "models": ("model",),
@@ -39,6 +49,7 @@ PLACES: dict[str, tuple[str | int, ...]] = {
     "schedules": ("schedule",),
     "probes": ("probes", 0),
     "operators": ("probes", 0, "operator"),
+    "surfaces": ("surface",),
 }
 # what a component needs to have before one of its keys can be changed alone
 COMPANIONS: dict[tuple[str, str], dict[str, Any]] = {
@@ -102,8 +113,16 @@ CANDIDATES: tuple[Any, ...] = (
         ["trace", "eigenvalues"],
         {"every": 5},
     ),
+    *("himmelblau", [2.0, -0.5], [float(i) for i in range(2, 18)]),
+    *({"at": "saddle", "offset": 0.1}, {"distance": 7.0}),
+    {"smoothness": 2.0, "hessian_lipschitz": 1.0, "accuracy": 0.1},
     *({"says": "else", "source": "us", "report": "runs"}, {"train_loss_below": 0.5}, {"name": "step", "every": 3}),
 )
+
+
+def base_of(folder: str) -> dict[str, Any]:
+    """The recipe in which a component of that kind can stand."""
+    return {key: value for key, value in ON_SURFACE.items() if key != "start"} if folder == "surfaces" else BASE
 
 
 def of(recipe: dict[str, Any], search: tuple[Path, ...] = ()) -> Resolved:
@@ -156,10 +175,14 @@ def test_changing_any_one_key_of_a_recipe_changes_the_id() -> None:
     ids = {of(BASE).id}
     ways = list(values(Recipe, ()))
     for way in ways:
-        if way == ("epochs",):  # the one key that cannot change alone
+        if way == ("epochs",):  # the keys that cannot change alone
             run: Resolved | None = of({**BASE, "steps": None, "epochs": 10})
+        elif way == ("escape", "loss_drop"):
+            run = of({**ON_SURFACE, "escape": {"loss_drop": 1.0}})
+        elif way == ("start", "at"):  # it has one value
+            run = of({key: value for key, value in ON_SURFACE.items() if key != "start"})
         else:
-            run = changed(BASE, way)
+            run = changed(ON_SURFACE if way[0] in OF_SURFACES else BASE, way)
         assert run is not None, f"no candidate changes {way}"
         assert run.id not in ids, way
         ids.add(run.id)
@@ -170,7 +193,7 @@ def test_changing_any_one_key_of_a_recipe_changes_the_id() -> None:
 @pytest.mark.parametrize(("folder", "name"), [(f, n) for f, n in EVERY if f in PLACES])
 def test_changing_any_one_key_of_a_component_changes_the_id(folder: str, name: str) -> None:
     way = PLACES[folder]
-    base = placed(BASE, way, {**plain(folder, name), **COMPANIONS.get((folder, name), {})})
+    base = placed(base_of(folder), way, {**plain(folder, name), **COMPANIONS.get((folder, name), {})})
     ids = {of(base).id}
     keys = [key for key in find(INTERFACES[folder], name).model_fields if (folder, name, key) not in FIXED]
     for key in keys:
@@ -192,9 +215,9 @@ def test_components_without_keys_have_ids_of_their_own() -> None:
 @pytest.mark.parametrize(("folder", "name"), [(f, n) for f, n in EVERY if f in PLACES])
 def test_writing_a_default_out_changes_nothing(folder: str, name: str) -> None:
     way = PLACES[folder]
-    short = placed(BASE, way, plain(folder, name))
+    short = placed(base_of(folder), way, plain(folder, name))
     made, _ = parse(INTERFACES[folder], plain(folder, name))
-    assert of(placed(BASE, way, dump(made))).id == of(short).id
+    assert of(placed(base_of(folder), way, dump(made))).id == of(short).id
 
 
 def test_the_whole_recipe_written_out_is_the_same_run() -> None:
@@ -213,7 +236,7 @@ def test_the_order_of_keys_changes_nothing() -> None:
 
 @pytest.mark.parametrize(("folder", "name"), [(f, n) for f, n in EVERY if f in PLACES])
 def test_the_recipe_of_a_run_folder_loads_to_the_same_id(folder: str, name: str) -> None:
-    run = of(placed(BASE, PLACES[folder], plain(folder, name)))
+    run = of(placed(base_of(folder), PLACES[folder], plain(folder, name)))
     (again,) = resolve(read_document(yaml.safe_dump(run.plain, sort_keys=False, allow_unicode=True).encode(), "f"))
     assert again.id == run.id
 

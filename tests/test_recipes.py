@@ -16,12 +16,14 @@ from lossgeo.recipe import Recipe, read_recipe, resolve, shipped_recipes
 RECIPES = sorted(path.stem for path in shipped_recipes().glob("*.yaml"))
 
 # what makes a run short; the sweep stays, with its first values
-SHRUNK = ["steps=4", "dataset.train=100", "dataset.test=20", "evaluate={every: 2}", "log={every: 2}", "threads=1"]
+SHRUNK = ["steps=4", "evaluate={every: 2}", "log={every: 2}", "threads=1"]
+OF_DATA, OF_SURFACE = ["dataset.train=100", "dataset.test=20"], ["replicas=3"]
 
 
 def test_the_recipes_are_all_here() -> None:
     assert RECIPES == [
         "character_transformer",
+        "escape_time",
         "hessian_spectrum",
         "quickstart",
         "sharpness_mnist5k",
@@ -42,9 +44,11 @@ def test_a_recipe_opens_with_question_command_expectation_and_time(name: str) ->
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_runs_by_name_through_the_program(name: str, tmp_path: Path) -> None:
-    swept = read_recipe(name).plain.get("sweep", {})
+    plain = read_recipe(name).plain
+    swept = plain.get("sweep", {})
     pinned = [f"{key}={json.dumps(values[0] if isinstance(values, tuple) else 0)}" for key, values in swept.items()]
-    sets = [option for setting in [*SHRUNK, *pinned] for option in ("--set", setting)]
+    shrunk = [*SHRUNK, *(OF_DATA if "dataset" in plain else OF_SURFACE)]
+    sets = [option for setting in [*shrunk, *pinned] for option in ("--set", setting)]
     done = lossgeo("train", name, *sets, "--out", "outputs", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     (folder,) = done.stdout.splitlines()

@@ -18,6 +18,7 @@ from lossgeo import machine, training
 from lossgeo.batches import batches
 from lossgeo.errors import UsageError
 from lossgeo.task import Examples
+from lossgeo.terrain import landscape_and_data
 
 # --- batches ---------------------------------------------------------------------------------------------------------
 
@@ -129,7 +130,7 @@ def test_a_rule_ends_training_at_the_first_evaluation_that_meets_it(
     assert [r["step"] for r in rows(run.folder, "trace")] == [end]
     assert max(r["step"] for r in rows(run.folder, "steps")) < end
     if rule == "gradient_norm_below":
-        landscape, _ = run.recipe.landscape("cpu")
+        landscape, _ = landscape_and_data(run.recipe, "cpu")
         theta = load_file(run.checkpoints()[end])["theta"]
         norm = float(torch.linalg.vector_norm(landscape.mean_gradient(theta, landscape.train)))
         assert train[-1]["gradient_norm"] == norm
@@ -181,7 +182,7 @@ def test_news_come_and_signals_are_seen_even_where_nothing_is_due(
 def losses_by_hand(steps: int, **changes: Any) -> list[float]:
     """Batch losses of plain SGD, by a loop that shares nothing with ours but model, data and batches."""
     found = a_run(Path("outputs"), **changes)
-    landscape, _ = found.recipe.landscape("cpu")
+    landscape, _ = landscape_and_data(found.recipe, "cpu")
     theta, module = landscape.start(), landscape.module
     torch.nn.utils.vector_to_parameters(theta, module.parameters())
     optimizer = torch.optim.SGD(module.parameters(), lr=found.recipe.optimizer.lr)
@@ -303,7 +304,7 @@ def test_the_manifest_says_what_was_trained_on_what(tmp_path: Path) -> None:
 
 def test_theta_in_a_checkpoint_is_in_the_order_of_the_named_parameters(tmp_path: Path) -> None:
     run = trained(tmp_path, steps=5)
-    landscape, _ = run.recipe.landscape("cpu")
+    landscape, _ = landscape_and_data(run.recipe, "cpu")
     whole = torch.cat([p.detach().reshape(-1) for _, p in landscape.module.named_parameters()])
     assert torch.equal(load_file(run.checkpoints()[0])["theta"], whole)
     distance = torch.linalg.vector_norm(load_file(run.checkpoints()[5])["theta"] - whole)
@@ -312,7 +313,7 @@ def test_theta_in_a_checkpoint_is_in_the_order_of_the_named_parameters(tmp_path:
 
 
 def test_auto_threads_are_measured_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "fastest_threads", lambda landscape, batch: 2)
+    monkeypatch.setattr(training, "fastest_threads", lambda landscape, theta, batch: 2)
     run = trained(tmp_path, threads="auto", steps=40)
     assert manifest(run.folder)["threads"] == 2
 
@@ -337,9 +338,10 @@ def test_workers_share_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_calibration_chooses_one_or_all(tmp_path: Path) -> None:
     run = a_run(tmp_path)
-    landscape, _ = run.recipe.landscape("cpu")
+    landscape, _ = landscape_and_data(run.recipe, "cpu")
     before = landscape.start()
-    assert machine.fastest_threads(landscape, landscape.train.rows(slice(0, 64))) in (1, machine.cores())
+    batch = landscape.train.rows(slice(0, 64))
+    assert machine.fastest_threads(landscape, before.clone(), batch) in (1, machine.cores())
     assert torch.equal(landscape.start(), before)
     torch.set_num_threads(1)
 

@@ -27,7 +27,7 @@ from lossgeo.probes.density import Density
 from lossgeo.probes.eigenvalues import Eigenvalues
 from lossgeo.probes.trace import Trace
 from lossgeo.quadrature import mass
-from lossgeo.randomness import generator
+from lossgeo.randomness import Noise, generator
 
 SUBSETS = 25
 
@@ -44,7 +44,7 @@ def trained(seed: int, steps: int, activation: str = "tanh", loss: Loss = CrossE
     stream = generator(seed, "batches")
     for _ in range(steps):
         batch = landscape.train.rows(torch.randint(landscape.train.size, (32,), generator=stream))
-        theta, state, *_ = optimizer.step(landscape, batch, theta, state, 0.1, stream)
+        theta, state, *_ = optimizer.step(landscape, batch, theta, state, 0.1, Noise(seed))
     return landscape, Point(steps, theta.clone(), state, optimizer)
 
 

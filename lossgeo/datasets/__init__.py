@@ -42,6 +42,7 @@ class Data:
     train: Examples
     test: Examples
     task: Task
+    name: str  # of the component that it came from
     source: str
     sha256: str  # of the raw arrays: their shapes, types and bytes, before anything was chosen
 
@@ -135,6 +136,7 @@ class Dataset(Component):
             train=Examples(torch.from_numpy(train_inputs), torch.from_numpy(train_targets)),
             test=Examples(torch.from_numpy(test_inputs), torch.from_numpy(test_targets)),
             task=Task(inputs.shape[1:], outputs, kind, raw.vocabulary),
+            name=self.component_name(),
             source=raw.source,
             sha256=_sha256(raw),
         )

@@ -14,6 +14,7 @@ class Operator(Component):
     """A map that a landscape has at every point."""
 
     of_parameters: ClassVar[bool] = True  # whether its vectors have a number for every parameter
+    of_outputs: ClassVar[bool] = False  # whether it needs the outputs of a model, which an analytic surface has not
 
     @abstractmethod
     def at(self, here: Neighborhood) -> LinearOperator:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, final
+from typing import Annotated, ClassVar, Literal, final
 
 import torch
 from pydantic import Field
@@ -28,6 +28,8 @@ class Fisher(Operator):
     Cost: about 1.3 gradients a product while the graphs fit the memory, whatever M; N x C x M numbers of memory.
     Source: Martens 2020, "New insights and perspectives on the natural gradient method", sections 5 and 9.
     """
+
+    of_outputs: ClassVar[bool] = True
 
     draws: Annotated[int, Field(ge=2, le=10_000)] | Literal["exact"] = Field(
         default="exact",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import final
+from typing import ClassVar, final
 
 import torch
 
@@ -23,6 +23,8 @@ class GaussNewton(Operator):
     Cost: about 1.3 gradients a product while the graphs fit the memory.
     Source: Schraudolph 2002, "Fast curvature matrix-vector products", section 3.
     """
+
+    of_outputs: ClassVar[bool] = True
 
     def at(self, here: Neighborhood) -> LinearOperator:
         def bend(jacobian: Jacobian, _: int, tangents: torch.Tensor) -> torch.Tensor:

@@ -25,6 +25,7 @@ class NTK(Operator):
     """
 
     of_parameters: ClassVar[bool] = False
+    of_outputs: ClassVar[bool] = True
 
     def at(self, here: Neighborhood) -> LinearOperator:
         chunks = jacobians(here)

@@ -15,6 +15,7 @@ from pydantic import Field
 
 from lossgeo.landscape import Landscape
 from lossgeo.optimizers import Optimizer, State, Step
+from lossgeo.randomness import Noise
 from lossgeo.task import Examples
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -54,9 +55,9 @@ class Moments(Optimizer):
         theta: torch.Tensor,
         state: State,
         lr: float,
-        generator: torch.Generator,
+        noise: Noise,
     ) -> Step:
-        loss, gradient = landscape.gradient(theta, batch, generator)
+        loss, gradient = landscape.gradient(theta, batch, noise.layers)
         beta1, beta2 = self.betas
         state["step"].add_(1)
         self._update(

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from lossgeo.landscape import Landscape
 from lossgeo.optimizers import Optimizer, State, Step
+from lossgeo.randomness import Noise
 from lossgeo.task import Examples
 
 
@@ -56,9 +57,9 @@ class RMSprop(Optimizer):
         theta: torch.Tensor,
         state: State,
         lr: float,
-        generator: torch.Generator,
+        noise: Noise,
     ) -> Step:
-        loss, gradient = landscape.gradient(theta, batch, generator)
+        loss, gradient = landscape.gradient(theta, batch, noise.layers)
         g = gradient if self.weight_decay == 0 else gradient.add(theta, alpha=self.weight_decay)
         v = state["square_avg"].mul_(self.alpha).addcmul_(g, g, value=1 - self.alpha)
         if self.centered:

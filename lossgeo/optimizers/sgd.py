@@ -12,7 +12,8 @@ import torch
 from pydantic import Field, model_validator
 
 from lossgeo.landscape import Landscape
-from lossgeo.optimizers import Optimizer, State, Step
+from lossgeo.optimizers import Growth, Optimizer, State, Step
+from lossgeo.randomness import Noise
 from lossgeo.task import Examples
 
 
@@ -57,9 +58,9 @@ class SGD(Optimizer):
         theta: torch.Tensor,
         state: State,
         lr: float,
-        generator: torch.Generator,
+        noise: Noise,
     ) -> Step:
-        loss, gradient = landscape.gradient(theta, batch, generator)
+        loss, gradient = landscape.gradient(theta, batch, noise.layers)
         first = not state
         if first and self.momentum != 0:
             state = {"momentum_buffer": torch.empty_like(theta)}
@@ -76,3 +77,21 @@ class SGD(Optimizer):
             is_first_step=first,
         )
         return Step(theta, state, loss, gradient)
+
+    def growth(self, curvature: float, lr: float) -> Growth | None:
+        """The larger root of z^2 - (1 + b + k) z + b, k = -lr lambda; for Nesterov, z^2 - (1 + b)(1 + k) z + b (1 + k).
+
+        The share is that of this root in the solution that starts at rest.
+        """
+        b, k = self.momentum, -lr * (curvature + self.weight_decay)
+        if k <= 0:
+            return None
+        first = 1 + k * (1 + b) if self.nesterov else 1 + k
+        total, product = ((1 + b) * (1 + k), b * (1 + k)) if self.nesterov else (1 + b + k * (1 - self.dampening), b)
+        root = (total * total - 4 * product) ** 0.5
+        large, small = (total + root) / 2, (total - root) / 2
+        return Growth(large, (first - small) / (large - small))
+
+    def drift(self, lr: float) -> float | None:
+        """lr (1 - dampening) / (1 - momentum)"""
+        return None if self.weight_decay else lr * (1 - self.dampening) / (1 - self.momentum)

@@ -16,7 +16,7 @@ from lossgeo.component import Component, dump
 from lossgeo.errors import UsageError
 from lossgeo.landscape import Landscape, Memory
 from lossgeo.point import Point
-from lossgeo.randomness import generator
+from lossgeo.randomness import generator, trial_seed
 from lossgeo.tables import Column, Row
 from lossgeo.times import Times
 
@@ -76,7 +76,9 @@ class Probe(Times, Component):
 
     @final
     def measured(self, landscape: Landscape, point: Point, memory: Memory, seed: int) -> Measurement:
-        """Measure; a failure becomes a row with its reason, and the memory stays as it was."""
+        """Measure; a failure becomes a row with its reason, and the memory stays as it was. Of trials, each in turn."""
+        if point.theta.ndim == 2:
+            return self._measured_trials(landscape, point, memory, seed)
         begin = time.perf_counter()
         try:
             found = self.measure(landscape, point, memory, generator(seed, self.stream(), point.step))
@@ -85,3 +87,16 @@ class Probe(Times, Component):
         seconds = time.perf_counter() - begin
         shared = {"step": point.step, "replica": 0, "probe": self.key(), "seconds": seconds}
         return found._replace(rows=[shared | row for row in found.rows])
+
+    def _measured_trials(self, landscape: Landscape, point: Point, memory: Memory, seed: int) -> Measurement:
+        rows: list[Row] = []
+        kept: Memory = {}
+        vectors: dict[str, torch.Tensor] = {}
+        for number in range(len(point.theta)):
+            mark = f"trial{number}:"
+            mine = {name.removeprefix(mark): t for name, t in memory.items() if name.startswith(mark)}
+            found = self.measured(landscape, point.trial(number), mine, trial_seed(seed, number))
+            rows += [row | {"replica": number} for row in found.rows]
+            kept |= {mark + name: t for name, t in found.memory.items()}
+            vectors |= {mark + name: t for name, t in found.vectors.items()}
+        return Measurement(rows, kept, vectors)

@@ -12,7 +12,8 @@ from typing import Annotated, ClassVar, Literal, NamedTuple, Self, final
 import torch
 from pydantic import Field, model_validator
 
-from lossgeo.component import dump
+from lossgeo.component import components, dump
+from lossgeo.errors import UsageError
 from lossgeo.free_memory import memory_budget
 from lossgeo.landscape import BatchNormMode, Landscape, Memory
 from lossgeo.linear import LinearOperator
@@ -100,6 +101,13 @@ class CurvatureProbe(Probe):
 
     def check(self, landscape: Landscape) -> None:
         matching(landscape, self.parameters)
+        if landscape.surface is not None:
+            for part in components(self.operator):
+                if isinstance(part, Operator) and part.of_outputs:
+                    raise UsageError(
+                        f"{part.component_name()} needs model outputs; {landscape.surface.component_name()!r} is an "
+                        "analytic surface: use operator: hessian"
+                    )
 
     @final
     def stream(self) -> str:

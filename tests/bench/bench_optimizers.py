@@ -23,6 +23,7 @@ from lossgeo.optimizers.adam import Adam
 from lossgeo.optimizers.adamw import AdamW
 from lossgeo.optimizers.rmsprop import RMSprop
 from lossgeo.optimizers.sgd import SGD
+from lossgeo.randomness import Noise
 from lossgeo.schedules.cosine import Cosine
 
 MLPS = {"64-64-64-10": (64, 64, 64, 10), "784-512-512-10": (784, 512, 512, 10)}
@@ -57,14 +58,14 @@ def ours(optimizer: Optimizer, tensors: list[torch.Tensor], gradients: list[torc
     theta = torch.cat([t.flatten() for t in tensors])
     landscape: Any = Given(torch.cat([g.flatten() for g in gradients]))
     batch: Any = None
-    schedule, generator = Cosine(), torch.Generator()
+    schedule, noise = Cosine(), Noise(0)
     state, start = optimizer.init(landscape, theta), 0
 
     def advance(steps: int) -> None:
         nonlocal theta, state, start
         for step in range(start, start + steps):
             rate = optimizer.lr * schedule.factor(step, HORIZON)
-            theta, state, _, _ = optimizer.step(landscape, batch, theta, state, rate, generator)
+            theta, state, *_ = optimizer.step(landscape, batch, theta, state, rate, noise)
         start += steps
 
     return advance

@@ -1,0 +1,40 @@
+"""Gradient descent with noise at every step, which leaves every strict saddle."""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from pydantic import Field
+
+from lossgeo.landscape import Landscape
+from lossgeo.optimizers import Optimizer, State, Step
+from lossgeo.randomness import Noise
+from lossgeo.task import Examples
+
+
+@final
+class NoisyGD(Optimizer):
+    """Gradient descent that adds a vector n, uniform on the unit sphere, to every gradient.
+
+        theta <- theta - lr (g + noise n)
+
+    Source: Ge, Huang, Jin & Yuan 2015, "Escaping from saddle points", Algorithm 1, where noise is 1.
+    Limits: noise 0 is gradient descent.
+    Cost: one gradient.
+    """
+
+    lr: float = Field(default=1e-2, ge=0, description="base learning rate; the schedule multiplies it")
+    noise: float = Field(default=1.0, ge=0, description="length of the vector that is added to the gradient")
+
+    def init(self, landscape: Landscape, theta: torch.Tensor) -> State:
+        return {}
+
+    def step(
+        self, landscape: Landscape, batch: Examples, theta: torch.Tensor, state: State, lr: float, noise: Noise
+    ) -> Step:
+        loss, gradient = landscape.gradient(theta, batch, noise.layers)
+        normal = noise.normal(theta.shape[-1]).to(theta)
+        sphere = normal / torch.linalg.vector_norm(normal, dim=-1, keepdim=True)
+        theta.sub_(gradient, alpha=lr).sub_(sphere, alpha=lr * self.noise)
+        return Step(theta, state, loss, gradient)

@@ -1,0 +1,66 @@
+"""The spherical p-spin glass: a random polynomial on a sphere, whose saddles are counted by theory."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Self, final
+
+import torch
+from pydantic import Field, model_validator
+
+from lossgeo.randomness import generator as named_generator
+from lossgeo.surfaces import Surface
+from lossgeo.surfaces._rows import rows_times
+
+MOST = 10_000_000  # couplings
+
+
+@final
+class SphericalPSpin(Surface):
+    """H(s) = N^(-(p-1)/2) sum J_{i1..ip} s_i1 ... s_ip on |s|^2 = N, J standard Gaussian.
+
+    f(x) = H(sqrt(N) x / |x|): it does not depend on |x|, so that on the sphere its gradient is the Riemannian one, and
+    its Hessian at a critical point the Riemannian one beside a zero for the radius. At energy u = H / N a critical
+    point has negative eigenvalues in a share of alpha(u) = 1/2 + (y sqrt(1 - y^2) + arcsin y) / pi, y = u / E_inf,
+    E_inf = 2 sqrt((p-1)/p), for large N.
+
+    Source: Auffinger, Ben Arous & Cerny 2013, equation 1.1; Bray & Dean 2007 for the index.
+    Cost: N^p multiply-adds a point.
+    """
+
+    p: int = Field(default=3, ge=2, le=6, description="spins in an interaction")
+    dimension: int = Field(default=20, ge=2, le=1000, description="number of spins N")
+    seed: int = Field(default=0, ge=0, description="draws the couplings")
+
+    @model_validator(mode="after")
+    def _few_enough(self) -> Self:
+        if self.dimension**self.p > MOST:
+            raise ValueError(f"{self.dimension}^{self.p} couplings are too many; lower `dimension` or `p`")
+        return self
+
+    @property
+    def size(self) -> int:
+        return self.dimension
+
+    @cached_property
+    def _couplings(self) -> torch.Tensor:
+        """(N, N^(p-1)) float64"""
+        stream = named_generator(self.seed, "couplings")
+        couplings = torch.randn(self.dimension, self.dimension ** (self.p - 1), generator=stream, dtype=torch.float64)
+        scaled: torch.Tensor = couplings * self.dimension ** (-(self.p - 1) / 2)
+        return scaled
+
+    def value(self, theta: torch.Tensor) -> torch.Tensor:
+        s = theta * (self.dimension / theta.square().sum(-1, keepdim=True)).sqrt()
+        left = rows_times(s, self._couplings.to(theta))
+        for _ in range(self.p - 1):
+            # the leading index of what is left, summed against s
+            left = left.view(*s.shape, -1)
+            left = (left.transpose(-1, -2) * s.unsqueeze(-2)).sum(-1)
+        return left.squeeze(-1)
+
+    def start(self, generator: torch.Generator) -> torch.Tensor:
+        """Uniform on the sphere."""
+        normal = torch.randn(self.dimension, generator=generator, dtype=torch.float64)
+        start: torch.Tensor = normal * (self.dimension**0.5 / torch.linalg.vector_norm(normal))
+        return start

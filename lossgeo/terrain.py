@@ -1,0 +1,91 @@
+"""From a recipe to the landscape that it names, and to where its trials begin."""
+
+from __future__ import annotations
+
+import torch
+
+from lossgeo.datasets import Data, Dataset
+from lossgeo.errors import UsageError
+from lossgeo.landscape import Landscape
+from lossgeo.losses import Loss
+from lossgeo.losses._value import Value
+from lossgeo.models import Model
+from lossgeo.randomness import generator, trial_seed
+from lossgeo.recipe import Recipe
+from lossgeo.saddles import Saddle, beginnings, chosen_saddles
+from lossgeo.surfaces import Surface
+from lossgeo.surfaces._module import SurfaceModule, surface_data
+
+
+def landscape_and_data(recipe: Recipe, device: torch.device | str) -> tuple[Landscape, Data]:
+    """The landscape that a recipe trains on, at its initial point, and where its data came from.
+
+    Raises:
+        UsageError: data, model and loss do not fit together, or the data cannot be read.
+    """
+    if recipe.surface is not None:
+        return _of_surface(recipe, recipe.surface, device)
+    model, dataset, loss = _network(recipe)
+    data = dataset.load()
+    if data.task.targets not in loss.accepts:
+        raise UsageError(
+            f"loss {loss.component_name()!r} takes {' or '.join(loss.accepts)}, the data have {data.task.targets}"
+        )
+    size = _batch_size(recipe, data)
+    dtype = getattr(torch, "float32" if recipe.dtype == "auto" else recipe.dtype)
+    module = model.build(data.task, generator(recipe.seed, "initialization"))
+    made = Landscape(module, loss, data.task, data.train, data.test, dtype, device)
+    made.rehearse(data.train.size % size or size)  # the last batch of an epoch is the smallest
+    return made, data
+
+
+def _of_surface(recipe: Recipe, surface: Surface, device: torch.device | str) -> tuple[Landscape, Data]:
+    data = surface_data(surface)
+    _batch_size(recipe, data)
+    dtype = getattr(torch, "float64" if recipe.dtype == "auto" else recipe.dtype)
+    module = SurfaceModule(surface, surface.start(generator(recipe.seed, "initialization")))
+    return Landscape(module, Value(), data.task, data.train, data.test, dtype, device), data
+
+
+def _network(recipe: Recipe) -> tuple[Model, Dataset, Loss]:
+    assert recipe.model is not None, "a recipe has a surface or all of these"
+    assert recipe.dataset is not None
+    assert recipe.loss is not None
+    return recipe.model, recipe.dataset, recipe.loss
+
+
+def _batch_size(recipe: Recipe, data: Data) -> int:
+    if recipe.batch_size == "full":
+        return data.train.size
+    if recipe.batch_size > data.train.size:
+        raise UsageError(
+            f"batch_size {recipe.batch_size} of {data.train.size} training examples; use `batch_size: full`"
+        )
+    return recipe.batch_size
+
+
+def watched(recipe: Recipe) -> list[Saddle]:
+    """The saddles at which trials are begun or watched; none where the recipe asks for neither.
+
+    Raises:
+        UsageError: the surface has none that is known, or not so many.
+    """
+    if recipe.surface is None or (recipe.start is None and recipe.escape is None):
+        return []
+    return chosen_saddles(recipe.surface, recipe.start, recipe.escape)
+
+
+def starts(recipe: Recipe, landscape: Landscape, saddles: list[Saddle]) -> torch.Tensor:
+    """Where training begins: theta (P,), or (R, P) of R trials; on a surface there are always trials, if only one."""
+    if recipe.surface is not None:
+        saddle = saddles[0] if saddles else None
+        begun = beginnings(recipe.surface, recipe.start, saddle, recipe.seed, recipe.replicas)
+        return begun.to(landscape.device, landscape.dtype)
+    if recipe.replicas == 1:
+        return landscape.start()
+    model, _, _ = _network(recipe)
+    rows = [landscape.start()]
+    for trial in range(1, recipe.replicas):
+        module = model.build(landscape.task, generator(trial_seed(recipe.seed, trial), "initialization"))
+        rows.append(torch.cat([p.detach().reshape(-1) for p in module.parameters()]).to(rows[0]))
+    return torch.stack(rows)
