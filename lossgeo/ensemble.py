@@ -89,8 +89,9 @@ class ChainEnsemble(Ensemble):
             seen.append(h)
         flat, targets = h.flatten(0, 1), batch.targets.flatten(0, 1)
         totals = self.loss.weights(targets).view(trials, rows).sum(1).to(h)
-        losses = self.loss.each(flat, targets).view(trials, rows).sum(1) / totals
-        slope = self.loss.slopes(flat, targets).view_as(h) / totals[:, None, None]
+        each, slopes = self.loss.each_and_slopes(flat, targets)
+        losses = each.view(trials, rows).sum(1) / totals
+        slope = slopes.view_as(h) / totals[:, None, None]
         parts: list[torch.Tensor] = []
         for number in range(len(self.layers) - 1, -1, -1):
             _, biased, _, backward = self.layers[number]

@@ -30,7 +30,12 @@ class Escapes:
         left = (len(tilts) - batch_size) / max(1, len(tilts) - 1)  # of batches drawn without replacement
         noise = along.std(0, correction=0) * (left / batch_size) ** 0.5
         lr = recipe.optimizer.lr * recipe.schedule.factor(0, recipe.steps or 1)
-        self.predicted = predicted_steps(recipe.surface, first, watch.escape, recipe.optimizer, lr, start, noise)
+        near = watch.escape.saddles != "last"  # trials begin beside the first one that is watched
+        self.predicted = (
+            predicted_steps(recipe.surface, first, watch.escape, recipe.optimizer, lr, start, noise)
+            if near
+            else [None] * len(start)
+        )
 
     def rows(self, point: Point) -> Iterator[Row]:
         """A row for every trial and every saddle that it was at; one is at a saddle once it has left that before."""

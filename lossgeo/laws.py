@@ -37,23 +37,23 @@ class Law:
 def law(x: ArrayLike, times: Sequence[np.ndarray]) -> Law | None:
     """From the times of the trials at each of at least four settings x > 0; None where there are fewer.
 
-    The fit is to medians, by least squares. Its interval is the percentile bootstrap over trials, within each setting:
-    trials that all take the same time have none.
+    The fit is to mean times, by least squares. Its interval is the percentile bootstrap over trials, within each
+    setting; it has no width where all trials take the same time.
     """
     at = np.asarray(x, dtype=float)
     if len(set(at.tolist())) < 4 or (at <= 0).any() or any(len(t) == 0 for t in times):
         return None
-    middle = np.array([np.median(t) for t in times])
-    exponent = _exponent(at, middle)
+    mean = np.array([np.mean(t) for t in times])
+    exponent = _exponent(at, mean)
     power = round(exponent)
     named = abs(exponent - power) <= NEAR
     draws = np.random.default_rng(0)
     again = [
-        np.array([np.median(draws.choice(t, len(t))) for t in times]) if max(map(len, times)) > 1 else middle
+        np.array([np.mean(draws.choice(t, len(t))) for t in times]) if max(map(len, times)) > 1 else mean
         for _ in range(RESAMPLES)
     ]
-    exponents = np.percentile([_exponent(at, medians) for medians in again], [2.5, 97.5])
-    slopes = [_line(at, medians, float(power))[1] for medians in again]
+    exponents = np.percentile([_exponent(at, means) for means in again], [2.5, 97.5])
+    slopes = [_line(at, means, float(power))[1] for means in again]
     low, high = np.percentile(slopes, [2.5, 97.5])
     name = "none" if not named else "logarithm" if power == 0 else f"power {power}"
     return Law(
@@ -61,7 +61,7 @@ def law(x: ArrayLike, times: Sequence[np.ndarray]) -> Law | None:
         exponent,
         float(exponents[0]),
         float(exponents[1]),
-        _line(at, middle, float(power))[1] if named else None,
+        _line(at, mean, float(power))[1] if named else None,
         float(low) if named else None,
         float(high) if named else None,
     )

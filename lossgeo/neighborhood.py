@@ -99,6 +99,14 @@ class Neighborhood:
         fewer.total = self.loss.weight(fewer.examples.targets)
         return fewer
 
+    def elsewhere(self, theta: torch.Tensor) -> Neighborhood:
+        """The same at another theta, over all parameters."""
+        there = copy(self)
+        there.point = Point(self.point.step, theta, {})
+        there.theta = theta.to(self.dtype)
+        there._version = theta._version
+        return there
+
     # --- values with their graphs ------------------------------------------------------------------------------------
 
     def pieces(self, skip: int = 0) -> Iterator[tuple[Examples, float]]:

@@ -38,12 +38,22 @@ from lossgeo.sweeps import PARTS, Setting, expand, override
 from lossgeo.times import MAX_STEPS, Times
 
 
+class Expected(Value):
+    """The range in which a claim's statistic should lie, of the report's rows with these settings."""
+
+    where: dict[str, str | int | float | bool] = Field(default={}, description="columns of the report and their values")
+    low: float | None = Field(default=None, description="lower end of the range; null: none")
+    high: float | None = Field(default=None, description="upper end of the range; null: none")
+
+
 class Claim(Value):
     """What the literature says and this recipe tests."""
 
     says: str = Field(description="the claim in one sentence")
     source: str = Field(description="where it was made")
     report: str = Field(description="the report that tests it")
+    statistic: str | None = Field(default=None, description="column of that report by which it is judged; null: by eye")
+    expected: tuple[Expected, ...] = Field(default=(), description="what the statistic should be, row by row")
 
     @model_validator(mode="after")
     def _known_report(self) -> Self:

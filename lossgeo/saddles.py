@@ -50,8 +50,8 @@ class Escape(Value):
         default=None, gt=0, description="once it is so far from it along its negative directions"
     )
     loss_drop: float | None = Field(default=None, gt=0, description="or once the loss is so far below the saddle's")
-    saddles: Literal["start", "all"] = Field(
-        default="start", description="start: the one begun at; all: every saddle of the surface in turn"
+    saddles: Literal["start", "all", "last"] = Field(
+        default="start", description="start: the one begun at; all: every saddle from there on; last: the last of these"
     )
 
     @model_validator(mode="after")
@@ -91,32 +91,43 @@ class Saddle:
         return torch.stack([(away * way).sum(-1) for way in self.directions.to(theta)], dim=-1)
 
 
-def saddles_of(surface: Surface) -> list[CriticalPoint]:
-    """The surface's saddles in its order."""
-    return [point for point in surface.critical_points() if point.is_saddle]
+def start_saddle(surface: Surface, start: Start) -> Saddle:
+    """The one that trials begin at.
+
+    Raises:
+        UsageError: the surface has none, or not so many.
+    """
+    return Saddle.of(surface, start.index, _known(surface, start.index)[start.index])
 
 
-def chosen_saddles(surface: Surface, start: Start | None, escape: Escape | None) -> list[Saddle]:
+def watched_saddles(surface: Surface, start: Start | None, escape: Escape) -> list[Saddle]:
     """Those that trials are watched at.
 
     Raises:
         UsageError: the surface has none, or not so many.
     """
-    name, known = surface.component_name(), saddles_of(surface)
-    if not known:
-        raise UsageError(f"surface {name!r} has no saddle that is known; leave `start` and `escape` out")
     index = 0 if start is None else start.index
-    if index >= len(known):
-        raise UsageError(f"start.index: surface {name!r} has {len(known)} saddles, counted from 0; there is no {index}")
-    wanted = range(index, len(known)) if escape is not None and escape.saddles == "all" else [index]
+    known = _known(surface, index)
+    wanted = {"start": [index], "all": range(index, len(known)), "last": [len(known) - 1]}[escape.saddles]
     return [Saddle.of(surface, number, known[number]) for number in wanted]
 
 
-def beginnings(surface: Surface, start: Start | None, saddle: Saddle | None, seed: int, trials: int) -> torch.Tensor:
+def _known(surface: Surface, index: int) -> list[CriticalPoint]:
+    """The surface's saddles in its order; there has to be one of that number."""
+    name, known = surface.component_name(), [point for point in surface.critical_points() if point.is_saddle]
+    if not known:
+        raise UsageError(f"surface {name!r} has no saddle that is known; leave `start` and `escape` out")
+    if index >= len(known):
+        raise UsageError(f"start.index: surface {name!r} has {len(known)} saddles, counted from 0; there is no {index}")
+    return known
+
+
+def beginnings(surface: Surface, start: Start | None, seed: int, trials: int) -> torch.Tensor:
     """Where trials begin, (R, P) float64, each drawn from its own stream."""
     streams = [generator(trial_seed(seed, trial), "initialization") for trial in range(trials)]
-    if start is None or saddle is None:
+    if start is None:
         return torch.stack([surface.start(stream) for stream in streams])
+    saddle = start_saddle(surface, start)
     return torch.stack([saddle.theta + start.offset * _direction(start, saddle, stream) for stream in streams])
 
 

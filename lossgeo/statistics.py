@@ -26,6 +26,7 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 RESAMPLES = 10_000  # at n = 5 the expanded tail is 0.1%, that is 10 resamples
+PAIRED = 2_000  # resamples of pairs
 FEWEST = 5  # values from which the interval holds what it promises
 
 
@@ -69,6 +70,34 @@ def mean_with_interval(name: str, values: Sequence[float]) -> dict[str, float | 
     finite = [float(value) for value in values if np.isfinite(value)]
     low, high = bootstrap_interval(finite) or (None, None)
     return {name: float(np.mean(finite)) if finite else None, f"{name}_low": low, f"{name}_high": high}
+
+
+def share(name: str, count: int, of: int) -> dict[str, float | None]:
+    """The columns name, name_low, name_high of a share, with its exact 95% interval; None of nothing.
+
+    Source: Clopper & Pearson 1934.
+    """
+    if not of:
+        return {name: None, f"{name}_low": None, f"{name}_high": None}
+    interval = stats.binomtest(count, of).proportion_ci(0.95, method="exact")
+    return {name: count / of, f"{name}_low": float(interval.low), f"{name}_high": float(interval.high)}
+
+
+def spearman(name: str, x: np.ndarray, y: np.ndarray) -> dict[str, float | None]:
+    """The columns name, name_low, name_high of the rank correlation, with the 95% percentile bootstrap over the pairs.
+
+    None for fewer than five pairs, or where one of them is constant.
+    """
+    if len(x) < FEWEST or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return {name: None, f"{name}_low": None, f"{name}_high": None}
+    rho = float(stats.spearmanr(x, y).statistic)
+    draws = np.random.default_rng(0).integers(len(x), size=(PAIRED, len(x)))
+    ranks = (stats.rankdata(values[draws], axis=1) for values in (x, y))
+    u, v = (r - r.mean(1, keepdims=True) for r in ranks)
+    spread = np.sqrt((u * u).sum(1) * (v * v).sum(1))
+    again = (u * v).sum(1)[spread > 0] / spread[spread > 0]
+    low, high = np.percentile(again, [2.5, 97.5])
+    return {name: rho, f"{name}_low": float(low), f"{name}_high": float(high)}
 
 
 def loglog_slope(x: ArrayLike, y: ArrayLike, groups: Sequence[Hashable]) -> Slope | None:

@@ -12,7 +12,7 @@ from lossgeo.losses._value import Value
 from lossgeo.models import Model
 from lossgeo.randomness import generator, trial_seed
 from lossgeo.recipe import Recipe
-from lossgeo.saddles import Saddle, beginnings, chosen_saddles
+from lossgeo.saddles import Watch, beginnings, watched_saddles
 from lossgeo.surfaces import Surface
 from lossgeo.surfaces._module import SurfaceModule, surface_data
 
@@ -64,22 +64,25 @@ def _batch_size(recipe: Recipe, data: Data) -> int:
     return recipe.batch_size
 
 
-def watched(recipe: Recipe) -> list[Saddle]:
-    """The saddles at which trials are begun or watched; none where the recipe asks for neither.
+def watch_of(recipe: Recipe) -> Watch | None:
+    """What looks for trials that have left a saddle; None where the recipe asks for nothing of the kind.
 
     Raises:
-        UsageError: the surface has none that is known, or not so many.
+        UsageError: the surface has no saddle that is known, or not so many.
     """
-    if recipe.surface is None or (recipe.start is None and recipe.escape is None):
-        return []
-    return chosen_saddles(recipe.surface, recipe.start, recipe.escape)
+    if recipe.surface is None or recipe.escape is None:
+        return None
+    return Watch(recipe.escape, watched_saddles(recipe.surface, recipe.start, recipe.escape))
 
 
-def starts(recipe: Recipe, landscape: Landscape, saddles: list[Saddle]) -> torch.Tensor:
-    """Where training begins: theta (P,), or (R, P) of R trials; on a surface there are always trials, if only one."""
+def starts(recipe: Recipe, landscape: Landscape) -> torch.Tensor:
+    """Where training begins: theta (P,), or (R, P) of R trials; on a surface there are always trials, if only one.
+
+    Raises:
+        UsageError: the surface does not have the saddle that trials should begin at.
+    """
     if recipe.surface is not None:
-        saddle = saddles[0] if saddles else None
-        begun = beginnings(recipe.surface, recipe.start, saddle, recipe.seed, recipe.replicas)
+        begun = beginnings(recipe.surface, recipe.start, recipe.seed, recipe.replicas)
         return begun.to(landscape.device, landscape.dtype)
     if recipe.replicas == 1:
         return landscape.start()

@@ -26,11 +26,11 @@ from lossgeo.packing import packed
 from lossgeo.randomness import Noise
 from lossgeo.resuming import finished, opened, resumed
 from lossgeo.runs import Manifest, Run
-from lossgeo.saddles import Saddle, Watch
+from lossgeo.saddles import Watch
 from lossgeo.signals import Interrupt
 from lossgeo.tables import Row
 from lossgeo.task import Examples
-from lossgeo.terrain import landscape_and_data, starts, watched
+from lossgeo.terrain import landscape_and_data, starts, watch_of
 from lossgeo.times import Agenda
 
 FLUSH_SECONDS = 10.0  # between two writes of the tables where no checkpoint comes first
@@ -66,14 +66,14 @@ def train(run: Run, interrupt: Interrupt, workers: int = 1) -> Iterator[Progress
         landscape, data = landscape_and_data(run.recipe, pick_device(run.recipe.device))
         for probe in run.recipe.probes:
             probe.check(landscape)
-        saddles = watched(run.recipe)
+        watch, start = watch_of(run.recipe), starts(run.recipe, landscape)
     with run.locked():
         if finished(run):  # by the process that held it until now
             return
         run.check_data(data.sha256)
         with contained(run, noted=True):
             edited = run.make()
-            yield from _Training(run, landscape, data, saddles, interrupt, workers, edited).loop()
+            yield from _Training(run, landscape, data, start, watch, interrupt, workers, edited).loop()
 
 
 class _Training:
@@ -84,7 +84,8 @@ class _Training:
         run: Run,
         landscape: Landscape,
         data: Data,
-        saddles: list[Saddle],
+        start: torch.Tensor,
+        watch: Watch | None,
         interrupt: Interrupt,
         workers: int,
         notes: list[str],
@@ -100,7 +101,7 @@ class _Training:
         manifest = run.manifest()
         self.began = time.perf_counter() - float(manifest.get("seconds", 0.0))
         self.probing = float(manifest.get("probe_seconds", 0.0))
-        self.start = starts(self.recipe, landscape, saddles)
+        self.start = start
         self.threads = self._threads(manifest, workers)
         torch.set_num_threads(self.threads)
         self.noise = Noise(self.recipe.seed, self._running if self.start.ndim == 2 else None)
@@ -112,7 +113,6 @@ class _Training:
         self.probes = [(probe, Agenda(probe, steps)) for probe in recipe.probes]
         self._describe(data)
         self.point, lost = resumed(run, landscape, self.start, self.noise.layers, self.memories)
-        watch = None if recipe.escape is None else Watch(recipe.escape, saddles)
         self.course = self._course(watch)
         self.escapes = None if watch is None else Escapes(recipe, self.landscape, watch, self.start, self.batch_size)
         self.notes = [*notes, *lost]

@@ -14,12 +14,13 @@ from scipy.linalg import eigh_tridiagonal
 from lossgeo.probes.density import Density
 from lossgeo.probes.eigenvalues import Eigenvalues
 from lossgeo.probes.trace import Trace
-from lossgeo.resuming import EVALUATIONS, STEPS
+from lossgeo.resuming import ESCAPES, EVALUATIONS, STEPS
 from lossgeo.tables import Row, Table
 
 COLUMNS = {
     "steps": STEPS,
     "evaluations": EVALUATIONS,
+    "escapes": ESCAPES,
     "eigenvalues": Eigenvalues.table(),
     "trace": Trace.table(),
     "density": Density.table(),

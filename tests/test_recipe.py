@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 import pytest
 import yaml
@@ -50,6 +50,7 @@ PLACES: dict[str, tuple[str | int, ...]] = {
     "probes": ("probes", 0),
     "operators": ("probes", 0, "operator"),
     "surfaces": ("surface",),
+    "refiners": ("probes", 0, "refine"),
 }
 # what a component needs to have before one of its keys can be changed alone
 COMPANIONS: dict[tuple[str, str], dict[str, Any]] = {
@@ -113,7 +114,8 @@ CANDIDATES: tuple[Any, ...] = (
         ["trace", "eigenvalues"],
         {"every": 5},
     ),
-    *("himmelblau", [2.0, -0.5], [float(i) for i in range(2, 18)]),
+    *("finite_difference", [{"low": 0.5}]),
+    *("newton_mr", [0.1, 0.5], 1e-5, 0.3, "himmelblau", [2.0, -0.5], [float(i) for i in range(2, 18)]),
     *({"at": "saddle", "offset": 0.1}, {"distance": 7.0}),
     {"smoothness": 2.0, "hessian_lipschitz": 1.0, "accuracy": 0.1},
     *({"says": "else", "source": "us", "report": "runs"}, {"train_loss_below": 0.5}, {"name": "step", "every": 3}),
@@ -122,6 +124,8 @@ CANDIDATES: tuple[Any, ...] = (
 
 def base_of(folder: str) -> dict[str, Any]:
     """The recipe in which a component of that kind can stand."""
+    if folder == "refiners":
+        return {**BASE, "probes": ["critical_points"]}
     return {key: value for key, value in ON_SURFACE.items() if key != "start"} if folder == "surfaces" else BASE
 
 
@@ -144,7 +148,8 @@ def values(cls: type[Value], way: tuple[str | int, ...]) -> Iterator[tuple[str |
     """The ways to all keys of a value and of the values inside it, components left out."""
     for key, field in cls.model_fields.items():
         yield (*way, key)
-        inside = [t for t in (field.annotation, *getattr(field.annotation, "__args__", ())) if isinstance(t, type)]
+        members = () if get_origin(field.annotation) is tuple else getattr(field.annotation, "__args__", ())
+        inside = [t for t in (field.annotation, *members) if isinstance(t, type)]
         for nested in inside:
             if issubclass(nested, Value) and not issubclass(nested, Component):
                 yield from values(nested, (*way, key))

@@ -22,10 +22,17 @@ OF_DATA, OF_SURFACE = ["dataset.train=100", "dataset.test=20"], ["replicas=3"]
 
 def test_the_recipes_are_all_here() -> None:
     assert RECIPES == [
+        "autoencoder_index",
         "character_transformer",
+        "escape_momentum",
+        "escape_rate",
         "escape_time",
         "hessian_spectrum",
+        "octopus_dimension",
+        "octopus_stages",
         "quickstart",
+        "saddle_dimension",
+        "saddle_noise",
         "sharpness_mnist5k",
         "sharpness_vs_batch_size",
     ]
@@ -45,7 +52,7 @@ def test_a_recipe_opens_with_question_command_expectation_and_time(name: str) ->
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_runs_by_name_through_the_program(name: str, tmp_path: Path) -> None:
     plain = read_recipe(name).plain
-    swept = plain.get("sweep", {})
+    swept = {**plain.get("sweep", {}), **plain.get("zip", {})}
     pinned = [f"{key}={json.dumps(values[0] if isinstance(values, tuple) else 0)}" for key, values in swept.items()]
     shrunk = [*SHRUNK, *(OF_DATA if "dataset" in plain else OF_SURFACE)]
     sets = [option for setting in [*shrunk, *pinned] for option in ("--set", setting)]

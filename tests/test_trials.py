@@ -328,10 +328,7 @@ def test_trials_begin_where_the_recipe_says(tmp_path: Path) -> None:
     plain |= {"start": {"at": "saddle", "index": 2, "offset": 0.1, "direction": "random"}}
     (resolved,) = resolve(Document(plain, "test"))
     landscape, _ = landscape_and_data(resolved.recipe, "cpu")
-    from lossgeo.terrain import watched
-
-    (saddle,) = watched(resolved.recipe)
-    theta = starts(resolved.recipe, landscape, [saddle])
+    theta = starts(resolved.recipe, landscape)
     place = torch.tensor([4 * math.e, 4 * math.e, 0, 0], dtype=torch.float64)
     torch.testing.assert_close(torch.linalg.vector_norm(theta - place, dim=1), torch.full((6,), 0.1).double())
     assert torch.unique(theta, dim=0).shape[0] == 6

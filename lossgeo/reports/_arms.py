@@ -1,0 +1,120 @@
+"""Trials grouped for comparison: arms of equal settings at one saddle, and families of arms along a swept number."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lossgeo.laws import Law, law
+from lossgeo.reports import Row, label
+from lossgeo.study import natural
+from lossgeo.survival import Survival
+
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Trials of equal settings at one saddle."""
+
+    settings: Row
+    saddle: int | None
+    trials: pd.DataFrame
+    curve: Survival | None  # None: there are no trials
+
+    @property
+    def times(self) -> np.ndarray:
+        """Steps since the trial came to the saddle, until it left or was last looked at."""
+        return self.trials["steps"].to_numpy(float)
+
+    @property
+    def censored(self) -> np.ndarray:
+        return self.trials["censored"].to_numpy(bool)
+
+    @property
+    def sample(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.times, self.censored
+
+    @property
+    def prediction(self) -> float | None:
+        """The median of what was predicted for its trials; None where no theory says."""
+        predicted = self.trials["predicted_steps"].astype(float)
+        return float(predicted.median()) if predicted.notna().any() else None
+
+    def stage_ratio(self, arms: list[Arm]) -> tuple[float | None, float | None, float | None]:
+        """Median steps over those at the saddle before, with a 95% interval, of the trials that left both."""
+        before = [arm for arm in arms if arm.settings == self.settings and arm.saddle == (self.saddle or 0) - 1]
+        if not before:
+            return None, None, None
+        left = [arm.trials[~arm.censored].set_index(["run", "replica"])["steps"] for arm in (self, before[0])]
+        both = pd.concat(left, axis=1, join="inner").to_numpy(float)
+        if not len(both) or (both[:, 1] <= 0).any():
+            return None, None, None
+        draws = np.random.default_rng(0).integers(len(both), size=(RESAMPLES, len(both)))
+        medians = np.median(both[draws], axis=1)
+        low, high = np.percentile(medians[:, 0] / medians[:, 1], [2.5, 97.5])
+        value = np.median(both, axis=0)
+        return float(value[0] / value[1]), float(low), float(high)
+
+    @property
+    def name(self) -> str:
+        return ", ".join(f"{key} {label(value)}" for key, value in self.settings.items())
+
+
+@dataclass(frozen=True)
+class Family:
+    """Arms at one saddle that differ in one number alone."""
+
+    key: str
+    name: str  # what sets it apart from the other families
+    arms: list[Arm]
+
+    @property
+    def values(self) -> list[float]:
+        return [float(arm.settings[self.key]) for arm in self.arms]
+
+
+def families_of(arms: list[Arm], keys: list[str]) -> list[Family]:
+    """Every way to see arms as families, by each of the swept numbers."""
+    families = []
+    # where every setting was watched at one saddle, it is one question whichever number that has
+    several = len({(*arm.settings.values(), arm.saddle) for arm in arms}) > len(
+        {(*arm.settings.values(),) for arm in arms}
+    )
+    for key in (key for key in keys if all(_is_number(arm.settings[key]) for arm in arms)):
+        members: dict[tuple[Any, ...], list[Arm]] = {}
+        for arm in arms:
+            rest = tuple(natural(value) for other, value in arm.settings.items() if other != key)
+            members.setdefault((natural(arm.saddle) if several else (0, 0.0, ""), *rest), []).append(arm)
+        families += [Family(key, name, mine) for name, mine in zip(_names(members), members.values(), strict=True)]
+    return families
+
+
+def _names(members: dict[tuple[Any, ...], list[Arm]]) -> list[str]:
+    """What sets families apart: the first settings that do, and no more."""
+    firsts = [{**mine[0].settings, "saddle": mine[0].saddle} for mine in members.values()]
+    words: list[tuple[str, ...]] = [() for _ in firsts]
+    for key in firsts[0]:
+        longer = [(*word, f"{key} {label(first[key])}") for word, first in zip(words, firsts, strict=True)]
+        if len(set(longer)) > len(set(words)):
+            words = longer
+    return [", ".join(word) for word in words]
+
+
+def laws_of(families: list[Family]) -> dict[int, Law]:
+    """The law of every family all of whose trials escaped, by the identity of its arms."""
+    found: dict[int, Law] = {}
+    for family in families:
+        if any(arm.curve is None or arm.censored.any() for arm in family.arms):
+            continue
+        fitted = law(family.values, [arm.times for arm in family.arms])
+        if fitted is not None:
+            found |= {id(arm): fitted for arm in family.arms}
+    return found
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,0 +1,126 @@
+"""Trials side by side against one after the other: `python tests/bench/bench_trials.py`, two minutes.
+
+Trial-steps per second at R trials: of lossgeo's own loop with all that a run of trials does at a step (schedule, noise,
+escape or divergence looked for), and of a Python loop over trials, autograd and an update in place, which looks for
+nothing. On one torch thread and on all; the median of five, each over at least a fifth of a second.
+"""
+
+from __future__ import annotations
+
+import itertools
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from lossgeo.batches import trial_batches
+from lossgeo.course import Many
+from lossgeo.documents import Document
+from lossgeo.machine import cores
+from lossgeo.point import Point
+from lossgeo.randomness import Noise
+from lossgeo.recipe import resolve
+from lossgeo.terrain import landscape_and_data, starts, watch_of
+
+REPEATS, SECONDS = 5, 0.2
+SURFACE: dict[str, Any] = {
+    "name": "surface",
+    "surface": {"name": "strict_saddle", "spectrum": [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, -0.1]},
+    "optimizer": {"name": "sgd", "lr": 1e-6},
+    "start": {"at": "saddle", "offset": 1e-3, "direction": "random"},
+    "escape": {"distance": 1.0},
+    "steps": 10,
+}
+NETWORK: dict[str, Any] = {
+    "name": "network",
+    "model": {"name": "mlp", "hidden": [32]},
+    "dataset": "digits",
+    "loss": "cross_entropy",
+    "optimizer": {"name": "sgd", "lr": 1e-3},
+    "batch_size": 32,
+    "steps": 10,
+}
+
+
+def rate(step: Callable[[], object], trials: int) -> float:
+    """Trial-steps a second."""
+    step()
+    rates = []
+    for _ in range(REPEATS):
+        steps, begin = 0, time.perf_counter()
+        while (seconds := time.perf_counter() - begin) < SECONDS:
+            step()
+            steps += 1
+        rates.append(trials * steps / seconds)
+    return statistics.median(rates)
+
+
+def ours(plain: dict[str, Any], trials: int) -> Callable[[], object]:
+    (resolved,) = resolve(Document({**plain, "replicas": trials}, "bench"))
+    recipe = resolved.recipe
+    landscape, _ = landscape_and_data(recipe, "cpu")
+    theta = starts(recipe, landscape).view(trials, -1)
+    point = Point(0, theta, recipe.optimizer.init(landscape, theta), recipe.optimizer)
+    limits = torch.full((trials,), 1e300, dtype=torch.float64)
+    course = Many(point, limits, 0.0, watch_of(recipe), exact=landscape.surface is not None)
+    size = landscape.train.size if recipe.batch_size == "full" else recipe.batch_size
+    batches = trial_batches(landscape.train, size, 0, trials, 0, lambda: course.rows)
+    noise = Noise(0, lambda: course.rows)
+
+    def step() -> None:
+        course.look(point.step)
+        noise.begin(point.step)
+        lr = recipe.optimizer.lr * recipe.schedule.factor(point.step, 10)
+        taken = recipe.optimizer.step(landscape, next(batches), course.theta, course.state, lr, noise)
+        course.took(taken, point.step)
+        point.step += 1
+
+    return step
+
+
+def loop(plain: dict[str, Any]) -> Callable[[], object]:
+    """One step of one trial, as a script would write it."""
+    (resolved,) = resolve(Document(plain, "bench"))
+    landscape, _ = landscape_and_data(resolved.recipe, "cpu")
+    if landscape.surface is not None:
+        surface = landscape.surface
+        theta = surface.start(torch.Generator().manual_seed(0)).requires_grad_()
+
+        def on_surface() -> None:
+            (gradient,) = torch.autograd.grad(surface.value(theta), theta)
+            with torch.no_grad():
+                theta.sub_(1e-6 * gradient)
+
+        return on_surface
+    module, optimizer = landscape.module, torch.optim.SGD(landscape.module.parameters(), lr=1e-3)
+    inputs, targets = (whole[:32] for whole in landscape.train)
+
+    def on_network() -> None:
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(module(inputs), targets).backward()
+        optimizer.step()
+
+    return on_network
+
+
+def main() -> None:
+    print(f"{platform.processor() or platform.machine()}, torch {torch.__version__}; trial-steps a second")
+    cases = (
+        ("strict_saddle, 10 dimensions", SURFACE, (1, 8, 128, 1024, 16384)),
+        ("MLP 64-32-10, batch 32", NETWORK, (1, 8, 128, 1024)),
+    )
+    for threads, (name, plain, counts) in itertools.product(dict.fromkeys((1, cores())), cases):
+        torch.set_num_threads(threads)
+        alone = rate(loop(plain), 1)
+        cells = [f"Python loop {alone:.3g}"]
+        for trials in counts:
+            together = rate(ours(plain, trials), trials)
+            cells.append(f"R = {trials}: {together:.3g} ({together / alone:.1f}x)")
+        print(f"{name}, {threads} threads: {', '.join(cells)}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
