@@ -10,10 +10,22 @@ import pandas as pd
 
 from lossgeo.laws import Law, law
 from lossgeo.reports import Row, label
-from lossgeo.study import natural
+from lossgeo.study import Study, natural
 from lossgeo.survival import Survival
 
 RESAMPLES = 2000
+
+POOLED = ("seed",)  # settings that make no arm of their own
+
+
+def settings_of(study: Study) -> list[tuple[Row, list[str]]]:
+    """The different settings of what was swept beside the seed, in the study's order, each with its runs."""
+    keys = [key for key in study.swept if key not in POOLED]
+    groups: dict[tuple[Any, ...], tuple[Row, list[str]]] = {}
+    for run in study.runs:
+        settings = {key: run.flat.get(key) for key in keys}
+        groups.setdefault(tuple(map(natural, settings.values())), (settings, []))[1].append(run.id)
+    return list(groups.values())
 
 
 @dataclass(frozen=True)
@@ -77,8 +89,9 @@ class Family:
         return [float(arm.settings[self.key]) for arm in self.arms]
 
 
-def families_of(arms: list[Arm], keys: list[str]) -> list[Family]:
+def families_of(arms: list[Arm]) -> list[Family]:
     """Every way to see arms as families, by each of the swept numbers."""
+    keys = list(arms[0].settings)
     families = []
     # where every setting was watched at one saddle, it is one question whichever number that has
     several = len({(*arm.settings.values(), arm.saddle) for arm in arms}) > len(

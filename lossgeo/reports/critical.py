@@ -7,18 +7,18 @@ stand in every row. A curve of index against loss over the few points that were 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, final
 
 import pandas as pd
 
 from lossgeo.reports import Report, Row, Summary, label
+from lossgeo.reports._arms import settings_of
 from lossgeo.statistics import share, spearman
-from lossgeo.study import Study, natural
+from lossgeo.study import Study
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-POOLED = ("seed",)
 COLUMNS = ["run", "failure", "accepted", "flat", "loss", "index", "kind"]
 
 
@@ -35,12 +35,7 @@ class Critical(Report):
     def render(self, study: Study) -> Summary:
         """A row per swept setting other than the seed."""
         every = study.table("critical_points").reindex(columns=COLUMNS)
-        keys = [key for key in study.swept if key not in POOLED]
-        groups: dict[tuple[Any, ...], tuple[Row, list[str]]] = {}
-        for run in study.runs:
-            settings = {key: run.flat.get(key) for key in keys}
-            groups.setdefault(tuple(map(natural, settings.values())), (settings, []))[1].append(run.id)
-        arms = [(settings, every[every["run"].isin(runs)]) for settings, runs in groups.values()]
+        arms = [(settings, every[every["run"].isin(runs)]) for settings, runs in settings_of(study)]
         rows = tuple({**settings, **_numbers(found)} for settings, found in arms)
         drawable = any(row["points"] for row in rows)
         return Summary(

@@ -8,22 +8,21 @@ longer: a mean over those that have would be short by just the slow ones.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, final
 
 from pydantic import Field
 
 from lossgeo.laws import Law
 from lossgeo.reports import Report, Row, Summary, plain
-from lossgeo.reports._arms import Arm, Family, families_of, laws_of
+from lossgeo.reports._arms import Arm, Family, families_of, laws_of, settings_of
 from lossgeo.statistics import share
-from lossgeo.study import Study, natural
+from lossgeo.study import Study
 from lossgeo.survival import logrank, survival
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ENDS = ("", "_low", "_high")
-POOLED = ("seed",)  # settings that make no arm of their own
 COLUMNS = ["run", "replica", "saddle", "start_step", "escape_step", "censored", "last_step", "ended", "underflow"]
 
 
@@ -44,8 +43,7 @@ class Escape(Report):
     def render(self, study: Study) -> Summary:
         """A row per swept setting other than the seed, and per saddle; without trials it has counts only."""
         arms = self._arms(study)
-        keys = [key for key in study.swept if key not in POOLED]
-        families = families_of(arms, keys)
+        families = families_of(arms)
         laws = laws_of(families)
         several = len({arm.saddle for arm in arms}) > 1
         rows = tuple(_row(arm, arms, several, laws.get(id(arm))) for arm in arms)
@@ -67,13 +65,8 @@ class Escape(Report):
             every = every[every["saddle"] == self.saddle]
         until = every["escape_step"].fillna(every["last_step"])
         every = every.assign(steps=(until - every["start_step"]).astype(float))
-        keys = [key for key in study.swept if key not in POOLED]
-        groups: dict[tuple[Any, ...], tuple[Row, list[str]]] = {}
-        for run in study.runs:
-            settings = {key: run.flat.get(key) for key in keys}
-            groups.setdefault(tuple(map(natural, settings.values())), (settings, []))[1].append(run.id)
         arms = []
-        for settings, runs in groups.values():
+        for settings, runs in settings_of(study):
             mine = every[every["run"].isin(runs)]
             if not len(mine):
                 arms.append(Arm(settings, self.saddle, mine, None))
