@@ -75,7 +75,8 @@ class Eigenvalues(CurvatureProbe):
     def spectrum(self, sample: Sample, memory: Memory, generator: torch.Generator) -> Found:
         krylov = sample.random_krylov(generator) if self.start == "random" else None
         operator = sample.operator
-        ends = self._solved(operator, "whole", memory, generator, self.tolerance, sample.room, krylov)
+        wanted = (self.top, self.bottom)
+        ends = self._solved(operator, "whole", memory, generator, wanted, self.tolerance, sample.room, krylov)
         kept = {"whole": _start(ends, operator, generator)} if self.start == "warm" else {}
         rows = {"top": _rows("top", ends.top), "bottom": _rows("bottom", ends.bottom)}
         if operator.sampling is not None:
@@ -95,8 +96,9 @@ class Eigenvalues(CurvatureProbe):
         """Put `low` and `high` into the rows; where the halves may start from next time, and the relative width."""
         halves = {f"half{number}": sample.part(number, 2) for number in range(2)}
         tolerance = max(self.tolerance, HALVES_TOLERANCE)
+        wanted = (min(self.top, self.brackets), min(self.bottom, self.brackets))  # no more is compared
         found = {
-            name: self._solved(half, name, memory, generator, tolerance, half.room, None)
+            name: self._solved(half, name, memory, generator, wanted, tolerance, half.room, None)
             for name, half in halves.items()
         }
         widths = []
@@ -123,6 +125,7 @@ class Eigenvalues(CurvatureProbe):
         name: str,
         memory: Memory,
         generator: torch.Generator,
+        wanted: tuple[int, int],
         tolerance: float,
         room: int | None,
         krylov: Krylov | None,
@@ -132,7 +135,7 @@ class Eigenvalues(CurvatureProbe):
             if start is None or start.shape != (operator.size,):
                 start = direction(operator, generator)
             krylov = Krylov(operator, start.to(operator.device, operator.dtype))
-        return lanczos(krylov, self.top, self.bottom, tolerance, self.budget, generator, room)
+        return lanczos(krylov, *wanted, tolerance, self.budget, generator, room)
 
 
 def _start(ends: Ends, operator: LinearOperator, generator: torch.Generator) -> torch.Tensor:
