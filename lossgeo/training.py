@@ -214,7 +214,7 @@ class _Training:
             noise.begin(point.step)
             taken = optimizer.step(landscape, next(stream), course.theta, course.state, lr, noise)
             over = course.took(taken, point.step)
-            if logged or course.diverged is not None:
+            if logged or (over and course.diverged is not None):
                 for row in course.seen(taken):
                     self._row("steps", {"epoch": point.step / self.per_epoch, "lr": lr} | row)
                 logged = False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 import pandas as pd
@@ -14,12 +14,16 @@ from test_trials import trained
 
 from lossgeo.catalog import catalog
 from lossgeo.finding import find
+from lossgeo.landscape import Landscape
+from lossgeo.losses._value import Value
 from lossgeo.point import Point
 from lossgeo.probes.critical_points import CriticalPoints
 from lossgeo.refiners import Refiner
 from lossgeo.reports.critical import Critical
 from lossgeo.study import Study
+from lossgeo.surfaces import Surface
 from lossgeo.surfaces._curvature import curvature
+from lossgeo.surfaces._module import SurfaceModule, surface_data
 from lossgeo.surfaces.himmelblau import Himmelblau
 from lossgeo.surfaces.linear_autoencoder import LinearAutoencoder
 
@@ -48,7 +52,7 @@ def test_a_search_near_a_critical_point_of_any_index_finds_it(name: str) -> None
 
 
 @every_refiner
-def test_a_gradient_flat_point_ends_a_search_and_is_called_one(name: str) -> None:
+def test_a_search_ends_near_a_gradient_flat_point(name: str) -> None:
     """f = x^3 / 3 + x + y^2 / 2 has no critical point; |g| is least at 0, where H g = 0 and g = (1, 0)."""
 
     def value(theta: torch.Tensor) -> torch.Tensor:
@@ -61,6 +65,33 @@ def test_a_gradient_flat_point_ends_a_search_and_is_called_one(name: str) -> Non
     g = gradient_of(value)(found.theta)
     assert float(torch.linalg.vector_norm(g)) == pytest.approx(1.0, abs=0.2)
     assert float(torch.linalg.vector_norm(curvature(value, found.theta) @ g)) < 0.3
+
+
+@final
+class Ramp(Surface):
+    """x^3 / 3 + x + y^2 / 2: no critical point, and a gradient-flat one at 0."""
+
+    @property
+    def size(self) -> int:
+        return 2
+
+    def value(self, theta: torch.Tensor) -> torch.Tensor:
+        x, y = theta[..., 0], theta[..., 1]
+        return x * x * x / 3 + x + y * y / 2
+
+    def start(self, generator: torch.Generator) -> torch.Tensor:
+        return torch.tensor([0.7, 0.3], dtype=torch.float64)
+
+
+def test_the_probe_tells_a_gradient_flat_point_from_a_critical_one() -> None:
+    ramp = Ramp()
+    begin, data = ramp.start(torch.Generator()), surface_data(ramp)
+    module = SurfaceModule(ramp, begin.clone())
+    landscape = Landscape(module, Value(), data.task, data.train, data.test, torch.float64)
+    probe = CriticalPoints(refine=find(Refiner, "gradient_norm")())
+    (row,) = probe.measured(landscape, Point(0, begin, {}), {}, 0).rows
+    assert (row["accepted"], row["flat"], row["kind"]) == (False, True, "not critical")
+    assert row["gradient_norm"] == pytest.approx(1.0, abs=1e-4)
 
 
 def test_every_critical_point_that_is_found_of_an_autoencoder_has_its_loss_and_index() -> None:

@@ -51,14 +51,16 @@ BY_HAND: dict[str, Any] = {"lr": 0.1, "gradient_threshold": 0.05, "radius": 0.02
 
 @pytest.mark.parametrize("curvatures", [[1.0, -0.3], [1.0, 0.5, 0.2]], ids=["saddle", "bowl"])
 def test_perturbed_gd_is_the_algorithm_of_its_source(curvatures: list[float]) -> None:
-    optimizer, landscape = PerturbedGD(**BY_HAND), Saddle(curvatures)
+    optimizer = PerturbedGD(**BY_HAND)
+    landscape: Any = Saddle(curvatures)
+    batch: Any = None
     start = torch.tensor([0.4] + [0.0] * (len(curvatures) - 1), dtype=torch.float64)
     expected, returned = by_the_book(curvatures, start, optimizer, 0.1, 400, seed=3)
     theta, noise, at = start.clone(), Noise(3), None
-    state = optimizer.init(landscape, theta)  # type: ignore[arg-type]
+    state = optimizer.init(landscape, theta)
     for step in range(400):
         noise.begin(step)
-        taken = optimizer.step(landscape, None, theta, state, 0.1, noise)  # type: ignore[arg-type]
+        taken = optimizer.step(landscape, batch, theta, state, 0.1, noise)
         theta, state = taken.theta, taken.state
         if taken.ended is not None and bool(taken.ended):
             at = step

@@ -51,7 +51,7 @@ def _contributions(here: Neighborhood, vectors: torch.Tensor, examples: int) -> 
     """d/dw_i of v' H(w) v, H(w) the Hessian of the sum of w_i times example i's part of the mean loss, at w = 1.
 
     By reverse mode alone: forward mode twice is no cheaper, and for batch statistics and attention torch 2.13 gives
-    wrong numbers in silence. Costs some 2 to 8 gradients over the examples for every vector.
+    wrong numbers in silence. Costs some 4 to 9 gradients over the examples for every vector.
     """
     here.require_current()
     forms, shares = [], []

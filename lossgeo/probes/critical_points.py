@@ -111,7 +111,8 @@ class CriticalPoints(CurvatureProbe):
     def spectrum(self, sample: Sample, memory: Memory, generator: torch.Generator) -> Found:
         spread = 0.0 if sample.whole else float("inf")
         if self.refine is None:
-            return Found([self._classified(sample.here, sample.operator, generator)], {}, spread)
+            g = sample.here.gradient()
+            return Found([self._classified(sample.here, sample.operator, g, generator)], {}, spread)
         rows = [self._searched(sample.here, self.refine, number, generator) for number in range(self.starts)]
         return Found(rows, {}, spread)
 
@@ -134,8 +135,8 @@ class CriticalPoints(CurvatureProbe):
         found = refine.search(gradient, hessian, begin, self.gradient_tolerance)
         there = around(found.theta)
         operator = self.operator.at(there)
-        row = self._classified(there, operator, generator)
         g = there.gradient()
+        row = self._classified(there, operator, g, generator)
         norm = row["gradient_norm"]
         accepted = norm <= self.gradient_tolerance
         bend = float(torch.linalg.vector_norm(operator @ g))
@@ -149,12 +150,14 @@ class CriticalPoints(CurvatureProbe):
             "moved": float(torch.linalg.vector_norm(found.theta)),
         }
 
-    def _classified(self, here: Neighborhood, operator: LinearOperator, generator: torch.Generator) -> Row:
+    def _classified(
+        self, here: Neighborhood, operator: LinearOperator, g: torch.Tensor, generator: torch.Generator
+    ) -> Row:
         loss = 0.0
         with torch.no_grad():
             for piece, share in here.pieces():
                 loss += share * float(here.loss.mean(here.outputs(piece.inputs), piece.targets))
-        norm = float(torch.linalg.vector_norm(here.gradient()))
+        norm = float(torch.linalg.vector_norm(g))
         found = self._whole(operator) if operator.size <= self.exact else self._estimated(operator, generator)
         low, high = found["lambda_min"], found["lambda_max"]
         cutoff, critical = found["cutoff"], norm <= self.gradient_tolerance

@@ -7,7 +7,7 @@ from typing import final
 import numpy as np
 import torch
 from pydantic import Field
-from scipy.optimize import minimize
+from scipy.optimize import OptimizeResult, minimize
 
 from lossgeo.refiners import Curvature, Gradient, Refined, Refiner
 
@@ -43,8 +43,8 @@ class GradientNorm(Refiner):
 
 
 def _until(tolerance: float) -> object:
-    def stop(intermediate_result: object) -> None:
-        if intermediate_result.fun <= 0.5 * tolerance**2:  # type: ignore[attr-defined]
+    def stop(intermediate_result: OptimizeResult) -> None:
+        if intermediate_result.fun <= 0.5 * tolerance**2:
             raise StopIteration
 
     return stop

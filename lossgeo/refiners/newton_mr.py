@@ -7,8 +7,9 @@ from typing import final
 import numpy as np
 import torch
 from pydantic import Field
-from scipy.sparse.linalg import LinearOperator, minres
+from scipy.sparse import linalg
 
+from lossgeo.linear import LinearOperator
 from lossgeo.refiners import Curvature, Gradient, Refined, Refiner
 
 
@@ -35,13 +36,13 @@ class NewtonMR(Refiner):
                 return Refined(theta, iteration)
             operator = hessian(theta)
 
-            def product(vector: np.ndarray, operator: object = operator, like: torch.Tensor = g) -> np.ndarray:
-                image: torch.Tensor = operator @ torch.from_numpy(np.ravel(vector)).to(like)  # type: ignore[operator]
+            def product(vector: np.ndarray, operator: LinearOperator = operator, like: torch.Tensor = g) -> np.ndarray:
+                image: torch.Tensor = operator @ torch.from_numpy(np.ravel(vector)).to(like)
                 return image.double().cpu().numpy()
 
             shape = (len(g), len(g))
-            wrapped = LinearOperator(shape, matvec=product, dtype=np.float64)
-            solved, _ = minres(wrapped, -g.double().cpu().numpy(), rtol=self.residual, maxiter=self.products)
+            wrapped = linalg.LinearOperator(shape, matvec=product, dtype=np.float64)
+            solved, _ = linalg.minres(wrapped, -g.double().cpu().numpy(), rtol=self.residual, maxiter=self.products)
             p = torch.from_numpy(solved).to(g)
             slope = float((operator @ p) @ g)  # of |g|^2 / 2 along p: never positive for such a p
             length = 1.0

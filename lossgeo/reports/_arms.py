@@ -14,7 +14,6 @@ from lossgeo.study import Study, natural
 from lossgeo.survival import Survival
 
 RESAMPLES = 2000
-
 POOLED = ("seed",)  # settings that make no arm of their own
 
 
@@ -57,9 +56,12 @@ class Arm:
         return float(predicted.median()) if predicted.notna().any() else None
 
     def stage_ratio(self, arms: list[Arm]) -> tuple[float | None, float | None, float | None]:
-        """Median steps over those at the saddle before, with a 95% interval, of the trials that left both."""
+        """Median steps over those at the saddle before, with a 95% interval; None unless all that came here left it.
+
+        A ratio over those alone that left within the budget would be too small.
+        """
         before = [arm for arm in arms if arm.settings == self.settings and arm.saddle == (self.saddle or 0) - 1]
-        if not before:
+        if not before or self.censored.any():
             return None, None, None
         left = [arm.trials[~arm.censored].set_index(["run", "replica"])["steps"] for arm in (self, before[0])]
         both = pd.concat(left, axis=1, join="inner").to_numpy(float)
