@@ -56,16 +56,18 @@ class Arm:
         return float(predicted.median()) if predicted.notna().any() else None
 
     def stage_ratio(self, arms: list[Arm]) -> tuple[float | None, float | None, float | None]:
-        """Median steps over those at the saddle before, with a 95% interval; None unless all that came here left it.
+        """Median steps over those that the same trials took at the saddle before, with a 95% interval.
 
-        A ratio over those alone that left within the budget would be too small.
+        A censored trial takes longer than any that left, so that the median is known where they are fewer than half.
         """
         before = [arm for arm in arms if arm.settings == self.settings and arm.saddle == (self.saddle or 0) - 1]
-        if not before or self.censored.any():
+        if not before:
             return None, None, None
-        left = [arm.trials[~arm.censored].set_index(["run", "replica"])["steps"] for arm in (self, before[0])]
-        both = pd.concat(left, axis=1, join="inner").to_numpy(float)
-        if not len(both) or (both[:, 1] <= 0).any():
+        here = self.trials.assign(steps=np.where(self.censored, np.inf, self.times))
+        there = before[0].trials
+        steps = [trials.set_index(["run", "replica"])["steps"] for trials in (here, there)]
+        both = pd.concat(steps, axis=1, join="inner").to_numpy(float)
+        if not len(both) or (both[:, 1] <= 0).any() or np.isinf(both[:, 0]).mean() > 0.4:
             return None, None, None
         draws = np.random.default_rng(0).integers(len(both), size=(RESAMPLES, len(both)))
         medians = np.median(both[draws], axis=1)

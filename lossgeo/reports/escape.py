@@ -30,8 +30,8 @@ COLUMNS = ["run", "replica", "saddle", "start_step", "escape_step", "censored", 
 class Escape(Report):
     """Escape from saddles: trials, the Kaplan-Meier median with its 95% interval, and what theory predicted.
 
-    ratio: median over the median prediction. stage_ratio: median over that of the saddle before, where no trial was
-    censored. logrank_p: that the arm follows the same law as the first arm. Where one setting takes at least four
+    ratio: median over the median prediction. stage_ratio: median over that of the same trials at the saddle before.
+    logrank_p: that the arm follows the same law as the first arm. Where one setting takes at least four
     values and all trials escape, the law T = a + b (x^e - 1) / e is fitted to the mean times: exponent is e, 0 for a
     logarithm, and slope the b of the law that is named.
 
