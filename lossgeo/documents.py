@@ -131,6 +131,8 @@ def _read(text: bytes, name: str) -> _Builder:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
+        if "nesting depth" in str(error.problem):  # newer parsers have a limit of their own, and look ahead to it
+            raise RecipeError([f"{name}{where}: nested deeper than {MAX_DEPTH} levels"]) from error
         hint = "; indent with spaces, not tabs" if "\t" in decoded and "start any token" in str(error.problem) else ""
         raise RecipeError([f"{name}{where}: not YAML: {error.problem or error.context}{hint}"]) from error
     except yaml.YAMLError as error:
