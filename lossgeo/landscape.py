@@ -23,7 +23,7 @@ from lossgeo.chain import Chain
 from lossgeo.ensemble import Ensemble
 from lossgeo.errors import UsageError
 from lossgeo.losses import Loss
-from lossgeo.surfaces import Surface
+from lossgeo.surfaces import Surface, Theory
 from lossgeo.surfaces._module import SurfaceModule
 from lossgeo.task import Examples, Task
 
@@ -100,6 +100,10 @@ class Landscape:
     def surface(self) -> Surface | None:
         """The analytic surface that this is, if it is none of a network."""
         return self.module.surface if isinstance(self.module, SurfaceModule) else None
+
+    def theory(self, theta: torch.Tensor, loss: float, index: float) -> Theory | None:
+        """What is known of critical points like one at theta (P,), of this loss and index."""
+        return None if self.surface is None else self.surface.theory(loss, index)
 
     @cached_property
     def ensemble(self) -> Ensemble:

@@ -83,6 +83,19 @@ def share(name: str, count: int, of: int) -> dict[str, float | None]:
     return {name: count / of, f"{name}_low": float(interval.low), f"{name}_high": float(interval.high)}
 
 
+def root_mean_square(name: str, values: np.ndarray) -> dict[str, float | None]:
+    """The columns name, name_low, name_high of the root of the mean square, with the 95% percentile bootstrap.
+
+    None of fewer than five values.
+    """
+    if len(values) < FEWEST:
+        return {name: None, f"{name}_low": None, f"{name}_high": None}
+    squares = np.square(values)
+    draws = np.random.default_rng(0).integers(len(values), size=(PAIRED, len(values)))
+    low, high = np.percentile(np.sqrt(squares[draws].mean(1)), [2.5, 97.5])
+    return {name: float(np.sqrt(squares.mean())), f"{name}_low": float(low), f"{name}_high": float(high)}
+
+
 def spearman(name: str, x: np.ndarray, y: np.ndarray) -> dict[str, float | None]:
     """The columns name, name_low, name_high of the rank correlation, with the 95% percentile bootstrap over the pairs.
 

@@ -22,7 +22,13 @@ from lossgeo.files import write_atomically
 VERSION = 1  # of the schemas; raised when a column changes its meaning or leaves
 
 Row = dict[str, Any]
-ARROW = {"string": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
+ARROW = {
+    "string": pa.string(),
+    "int": pa.int64(),
+    "float": pa.float64(),
+    "bool": pa.bool_(),
+    "floats": pa.list_(pa.float64()),
+}
 
 
 @dataclass(frozen=True)
@@ -30,7 +36,7 @@ class Column:
     """One column: its type, its unit ("" where a number has none) and its meaning in a few words."""
 
     name: str
-    type: Literal["string", "int", "float", "bool"]
+    type: Literal["string", "int", "float", "bool", "floats"]
     unit: str
     meaning: str
 

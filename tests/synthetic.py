@@ -11,6 +11,7 @@ import numpy as np
 import yaml
 from scipy.linalg import eigh_tridiagonal
 
+from lossgeo.probes.critical_points import CriticalPoints
 from lossgeo.probes.density import Density
 from lossgeo.probes.eigenvalues import Eigenvalues
 from lossgeo.probes.trace import Trace
@@ -21,6 +22,7 @@ COLUMNS = {
     "steps": STEPS,
     "evaluations": EVALUATIONS,
     "escapes": ESCAPES,
+    "critical_points": CriticalPoints.table(),
     "eigenvalues": Eigenvalues.table(),
     "trace": Trace.table(),
     "density": Density.table(),

@@ -35,6 +35,7 @@ def test_the_recipes_are_all_here() -> None:
         "saddle_noise",
         "sharpness_mnist5k",
         "sharpness_vs_batch_size",
+        "spin_glass_index",
     ]
 
 

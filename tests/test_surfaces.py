@@ -12,7 +12,7 @@ import torch
 
 from lossgeo.catalog import catalog
 from lossgeo.randomness import generator
-from lossgeo.surfaces import Surface
+from lossgeo.surfaces import Surface, Theory
 from lossgeo.surfaces._curvature import dense
 from lossgeo.surfaces.himmelblau import Himmelblau
 from lossgeo.surfaces.linear_autoencoder import LinearAutoencoder
@@ -242,7 +242,7 @@ def test_the_autoencoder_of_the_source_has_2517_sets_and_one_minimum() -> None:
     assert (listed[0].loss, listed[0].index, listed[0].zeros) == (0.5 * sum(range(1, 17)), 64, 0)  # nothing is kept
 
 
-def test_a_p_spin_has_energies_of_order_one_and_no_slope_along_the_radius() -> None:
+def test_a_p_spin_has_energies_of_order_one_and_no_slope_along_the_radius_of_its_sphere() -> None:
     surface = SphericalPSpin(dimension=12)
     theta = points(surface, 200)
     energies = surface.value(theta) / surface.size
@@ -250,4 +250,25 @@ def test_a_p_spin_has_energies_of_order_one_and_no_slope_along_the_radius() -> N
     assert abs(float(energies.std()) * math.sqrt(12) - 1) < 0.35
     radial = (gradients(surface, theta) * theta).sum(-1)
     assert float(radial.abs().max()) <= 1e-12 * surface.size
-    assert torch.allclose(surface.value(3 * theta), surface.value(theta), rtol=1e-12)
+    away = 0.5 * (2 * 12**0.5) ** 2  # what leaving the sphere costs, whatever the couplings are
+    assert torch.allclose(surface.value(3 * theta), surface.value(theta) + away, rtol=1e-12)
+
+
+def test_the_index_curve_of_the_p_spin_has_its_known_ends_and_middle() -> None:
+    for p, threshold in ((3, -1.63299), (4, -1.73205), (5, -1.78885)):
+        surface = SphericalPSpin(p=p, dimension=11)
+        assert surface.theory(11 * (threshold - 1e-5), 0).index == 0
+        assert surface.theory(11 * (threshold + 0.1), 0).index > 0.05
+        assert surface.theory(0.0, 0).index == pytest.approx(5.0)  # half of the ten directions along the sphere
+        assert surface.theory(-11 * threshold + 1.0, 0).index == pytest.approx(10.0)
+
+
+def test_the_autoencoder_knows_the_loss_and_index_of_what_is_found() -> None:
+    surface = LinearAutoencoder(inputs=5, hidden=2, covariance=(5.0, 4.0, 3.0, 2.0, 1.0))
+    for point in surface.critical_points():
+        assert surface.theory(point.loss + 1e-9, point.index) == Theory(point.loss, point.index)
+    # the sets {5, 2} and {4, 3} keep the same; {5, 4} is the minimum, and nothing is below it
+    assert surface.theory(4.0, 7) == Theory(4.0, 2)
+    assert surface.theory(2.5, 0) == Theory(3.0, 0)
+    assert LinearAutoencoder(inputs=100, hidden=50).theory(1.0, 0) is None
+    assert Octopus().theory(0.0, 1) is None

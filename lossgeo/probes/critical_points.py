@@ -88,12 +88,15 @@ class CriticalPoints(CurvatureProbe):
             for end, meaning in (("", ""), ("_low", ": lower end"), ("_high", ": upper end"))
         ),
         Column("index", "float", "", "the number of negative ones"),
+        Column("expected_index", "float", "", "by theory for a critical point like this one; null: none is known"),
+        Column("expected_loss", "float", "loss", "of the known critical point that this one is compared with"),
         Column("cutoff", "float", "loss / parameter^2", "|lambda| up to which an eigenvalue counts as zero"),
         Column("kind", "string", "", "minimum, maximum, saddle or not critical"),
         Column("strict", "bool", "", "at least one eigenvalue is negative"),
         Column("degenerate", "bool", "", "at least one eigenvalue is zero"),
         Column("second_order", "bool", "", "an approximate second-order stationary point"),
         Column("whole", "bool", "", "whether the whole spectrum was computed; else counts are estimates"),
+        Column("spectrum", "floats", "loss / parameter^2", "all eigenvalues, ascending, where it was"),
     )
 
     @model_validator(mode="after")
@@ -166,11 +169,16 @@ class CriticalPoints(CurvatureProbe):
         degenerate = True if found["zero_low"] > 0.5 else False if found["zero_high"] < 0.5 else None
         kind = "minimum" if not strict else "saddle" if rising or degenerate is not False else "maximum"
         accuracy = self.gradient_tolerance if self.accuracy is None else self.accuracy
+        theory = None
+        if critical and here.size == here.landscape.size:
+            theory = here.landscape.theory(here.theta, loss, found["negative"])
         return {
             "loss": loss,
             "gradient_norm": norm,
             **found,
             "index": found["negative"],
+            "expected_index": None if theory is None else theory.index,
+            "expected_loss": None if theory is None else theory.loss,
             "kind": kind if critical else "not critical",
             "strict": strict,
             "degenerate": degenerate,
@@ -195,7 +203,8 @@ class CriticalPoints(CurvatureProbe):
             "positive": int((values > cutoff).sum()),
         }
         every = {f"{name}{end}": float(n) for name, n in counts.items() for end in ("", "_low", "_high")}
-        return {**_ends(values[0], error, values[-1], error), **every, "cutoff": cutoff}
+        ends = _ends(values[0], error, values[-1], error)
+        return {**ends, **every, "cutoff": cutoff, "spectrum": values.tolist()}
 
     def _estimated(self, operator: LinearOperator, generator: torch.Generator) -> Row:
         krylov = Krylov(operator, direction(operator, generator))

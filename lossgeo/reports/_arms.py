@@ -14,12 +14,14 @@ from lossgeo.study import Study, natural
 from lossgeo.survival import Survival
 
 RESAMPLES = 2000
-POOLED = ("seed",)  # settings that make no arm of their own
 
 
 def settings_of(study: Study) -> list[tuple[Row, list[str]]]:
-    """The different settings of what was swept beside the seed, in the study's order, each with its runs."""
-    keys = [key for key in study.swept if key not in POOLED]
+    """The different settings of what was swept beside seeds, in the study's order, each with its runs.
+
+    Whatever a seed draws, trials, couplings or data, what differs in it alone repeats the experiment.
+    """
+    keys = [key for key in study.swept if key.rpartition(".")[2] != "seed"]
     groups: dict[tuple[Any, ...], tuple[Row, list[str]]] = {}
     for run in study.runs:
         settings = {key: run.flat.get(key) for key in keys}

@@ -9,25 +9,30 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, final
 
+import numpy as np
 import pandas as pd
 
-from lossgeo.reports import Report, Row, Summary, label
+from lossgeo.reports import Report, Row, Summary
 from lossgeo.reports._arms import settings_of
-from lossgeo.statistics import share, spearman
+from lossgeo.statistics import root_mean_square, share, spearman
 from lossgeo.study import Study
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-COLUMNS = ["run", "failure", "accepted", "flat", "loss", "index", "kind"]
+EXPECTED = ["expected_index", "expected_loss"]
+COLUMNS = ["run", "failure", "accepted", "flat", "loss", "index", "size", "kind", "spectrum", *EXPECTED]
+EQUAL = 1e-6  # relative difference of losses up to which they are one
 
 
 @final
 class Critical(Report):
     """Critical points by probe `critical_points`: accepted and flat searches, kinds, and index against loss.
 
-    points: those within the gradient tolerance, found by searches or measured as they are. spearman: rank correlation
-    of index and loss over them, with its 95% bootstrap interval; None for fewer than five, or where one is constant.
+    points: those within the gradient tolerance, found by searches or measured as they are; minimum_share of them are
+    minima. spearman: rank correlation of index and loss over them, with its 95% bootstrap interval; None for fewer than
+    five, or where one is constant. theory_share: those with just the index and the loss of a critical point that is
+    known. index_rms: root mean square of index - expected index, over the number of parameters.
 
     Source: Dauphin et al. 2014 for index against loss; Frye et al. 2021 for gradient-flat points.
     """
@@ -35,6 +40,7 @@ class Critical(Report):
     def render(self, study: Study) -> Summary:
         """A row per swept setting other than the seed."""
         every = study.table("critical_points").reindex(columns=COLUMNS)
+        every = every.astype(dict.fromkeys(["loss", "index", "size", *EXPECTED], float))
         arms = [(settings, every[every["run"].isin(runs)]) for settings, runs in settings_of(study)]
         rows = tuple({**settings, **_numbers(found)} for settings, found in arms)
         drawable = any(row["points"] for row in rows)
@@ -44,6 +50,12 @@ class Critical(Report):
             tuple(_notes(study, every, rows)),
             (lambda: _draw(arms)) if drawable else None,
         )
+
+
+def _draw(arms: list[tuple[Row, pd.DataFrame]]) -> Figure:
+    from lossgeo.reports import _critical_figure
+
+    return _critical_figure.draw([(settings, _points(found)) for settings, found in arms])
 
 
 def _points(found: pd.DataFrame) -> pd.DataFrame:
@@ -62,7 +74,21 @@ def _numbers(found: pd.DataFrame) -> Row:
         **share("flat_share", flat, len(searches)),
         "points": len(points),
         **{kind: int(kinds.get(kind, 0)) for kind in ("minimum", "saddle", "maximum")},
-        **spearman("spearman", points["loss"].to_numpy(float), points["index"].to_numpy(float)),
+        **share("minimum_share", int(kinds.get("minimum", 0)), len(points)),
+        **spearman("spearman", points["loss"].to_numpy(), points["index"].to_numpy()),
+        **_theory(points[points["expected_index"].notna()]),
+    }
+
+
+def _theory(known: pd.DataFrame) -> Row:
+    """How the points of which theory says something compare with that."""
+    index, expected = known["index"].to_numpy(), known["expected_index"].to_numpy()
+    loss, level = known["loss"].to_numpy(), known["expected_loss"].to_numpy()
+    alike = (index == expected) & (np.abs(loss - level) <= EQUAL * np.maximum(1.0, np.abs(level)))
+    exact = len(known) if (expected == expected.round()).all() else 0  # else it is a mean that theory gives
+    return {
+        **share("theory_share", int(alike.sum()), exact),
+        **root_mean_square("index_rms", (index - expected) / known["size"].to_numpy()),
     }
 
 
@@ -78,27 +104,3 @@ def _notes(study: Study, every: pd.DataFrame, rows: tuple[Row, ...]) -> Iterator
             "accepted_share: searches that ended within the gradient tolerance; flat_share: that ended where H g is"
             " close to zero and g is not, from which no step leads on."
         )
-
-
-def _draw(arms: list[tuple[Row, pd.DataFrame]]) -> Figure:
-    """Index against loss, every point a dot."""
-    from matplotlib.lines import Line2D
-
-    from lossgeo.reports import _figure
-
-    figure, axes = _figure.panels(["index against loss", "critical points by index"], "every dot a critical point")
-    names = [", ".join(f"{key} {label(value)}" for key, value in settings.items()) for settings, _ in arms]
-    colors = _figure.colors(names)
-    for (_, found), color in zip(arms, colors, strict=True):
-        points = _points(found)
-        axes[0].plot(points["loss"], points["index"], "o", color=color, markersize=4.5, alpha=0.5, markeredgewidth=0)
-        counts = points["index"].round().value_counts().sort_index()
-        x, y = counts.index.to_numpy(float), counts.to_numpy(float)
-        axes[1].plot(x, y, "o-", color=color, linewidth=1.0, markersize=5)
-    for axis, below, beside in ((axes[0], "loss", "index"), (axes[1], "index", "points")):
-        axis.set_xlabel(below, fontsize=9, color=_figure.INK)
-        axis.set_ylabel(beside, fontsize=9, color=_figure.INK)
-    axes[1].set_ylim(bottom=0)
-    if 1 < len(arms) <= _figure.READABLE:
-        _figure.legend(figure, [Line2D([], [], color=color, marker="o", linestyle="") for color in colors], names)
-    return figure

@@ -35,6 +35,14 @@ class CriticalPoint:
         return 0 < self.index < len(self.theta) or self.way_out is not None
 
 
+@dataclass(frozen=True)
+class Theory:
+    """What theory says of a critical point that was found."""
+
+    loss: float
+    index: float  # a whole number where the point is known, a mean where points of its kind are
+
+
 class Surface(Component):
     """A function of P numbers in closed form."""
 
@@ -54,6 +62,10 @@ class Surface(Component):
     def critical_points(self) -> Iterator[CriticalPoint]:
         """The known ones, in an order that stays; nothing where none is known in closed form."""
         yield from ()
+
+    def theory(self, loss: float, index: float) -> Theory | None:
+        """What is known of critical points like one of this loss and index; None where the surface has no theory."""
+        return None
 
     def tilts(self) -> torch.Tensor:
         """The tilt b_i of every example, (N, P), float64, of mean zero."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from functools import cached_property
 from typing import Annotated, Self, final
@@ -10,8 +11,10 @@ from typing import Annotated, Self, final
 import torch
 from pydantic import Field, model_validator
 
-from lossgeo.surfaces import CriticalPoint, Surface
+from lossgeo.surfaces import CriticalPoint, Surface, Theory
 from lossgeo.surfaces._rows import rotation, rows_times
+
+MOST = 100_000  # sets of eigenvectors
 
 Variance = Annotated[float, Field(gt=0, le=1e6)]
 
@@ -83,17 +86,33 @@ class LinearAutoencoder(Surface):
 
     def critical_points(self) -> Iterator[CriticalPoint]:
         """One of each family, by the number of eigenvectors kept: A = [Q_I' on top of zeros], B = A'."""
+        for chosen, loss, index in self._kept():
+            encoder = torch.zeros(self.hidden, self.inputs, dtype=torch.float64)
+            encoder[: len(chosen)] = self._axes[:, list(chosen)].T
+            zeros = len(chosen) ** 2 + 2 * len(chosen) * (self.hidden - len(chosen))
+            yield CriticalPoint(torch.cat([encoder.flatten(), encoder.T.flatten()]), loss, index, zeros)
+
+    def theory(self, loss: float, index: float) -> Theory | None:
+        """The known point of the nearest loss, and of several of one loss that of the nearest index."""
+        if self._levels is None:
+            return None
+        within = min(abs(level.loss - loss) for level in self._levels) + 1e-12 * self._levels[0].loss
+        alike = [level for level in self._levels if abs(level.loss - loss) <= within]
+        return min(alike, key=lambda level: abs(level.index - index))
+
+    @cached_property
+    def _levels(self) -> list[Theory] | None:
+        """Losses and indices of all sets, the empty one first; None where these are too many to go through."""
+        if sum(math.comb(self.inputs, kept) for kept in range(self.hidden + 1)) > MOST:
+            return None
+        return [Theory(loss, index) for _, loss, index in self._kept()]
+
+    def _kept(self) -> Iterator[tuple[tuple[int, ...], float, int]]:
+        """Every set of eigenvectors that may be kept, with loss and index."""
         variances = self._variances.tolist()
         for kept in range(self.hidden + 1):
             for chosen in itertools.combinations(range(self.inputs), kept):
                 rest = [j for j in range(self.inputs) if j not in chosen]
-                encoder = torch.zeros(self.hidden, self.inputs, dtype=torch.float64)
-                encoder[:kept] = self._axes[:, list(chosen)].T
                 better = sum(variances[j] > variances[i] for i in chosen for j in rest)
-                free = self.hidden - kept
-                yield CriticalPoint(
-                    torch.cat([encoder.flatten(), encoder.T.flatten()]),
-                    0.5 * sum(variances[j] for j in rest),
-                    better + free * len(rest),
-                    kept**2 + 2 * kept * free,
-                )
+                index = better + (self.hidden - kept) * len(rest)
+                yield chosen, 0.5 * sum(variances[j] for j in rest), index

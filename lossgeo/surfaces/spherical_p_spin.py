@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 from typing import Self, final
 
@@ -9,8 +10,7 @@ import torch
 from pydantic import Field, model_validator
 
 from lossgeo.randomness import generator as named_generator
-from lossgeo.surfaces import Surface
-from lossgeo.surfaces._rows import rows_times
+from lossgeo.surfaces import Surface, Theory
 
 MOST = 10_000_000  # couplings
 
@@ -19,9 +19,10 @@ MOST = 10_000_000  # couplings
 class SphericalPSpin(Surface):
     """H(s) = N^(-(p-1)/2) sum J_{i1..ip} s_i1 ... s_ip on |s|^2 = N, J standard Gaussian.
 
-    f(x) = H(sqrt(N) x / |x|): it does not depend on |x|, so that on the sphere its gradient is the Riemannian one, and
-    its Hessian at a critical point the Riemannian one beside a zero for the radius. At energy u = H / N a critical
-    point has negative eigenvalues in a share of alpha(u) = 1/2 + (y sqrt(1 - y^2) + arcsin y) / pi, y = u / E_inf,
+    f(x) = H(sqrt(N) x / |x|) + 1/2 (|x| - sqrt(N))^2: all its critical points lie on the sphere, on which its gradient
+    is the Riemannian one, and its Hessian at a critical point the Riemannian one beside a one for the radius. (Without
+    the second term Newton's step would be x itself, away from the sphere.) At energy u = H / N a critical point has a
+    share of alpha(u) = 1/2 + (y sqrt(1 - y^2) + arcsin y) / pi negative eigenvalues along the sphere, y = u / E_inf,
     E_inf = 2 sqrt((p-1)/p), for large N.
 
     Source: Auffinger, Ben Arous & Cerny 2013, equation 1.1; Bray & Dean 2007 for the index.
@@ -51,16 +52,24 @@ class SphericalPSpin(Surface):
         return scaled
 
     def value(self, theta: torch.Tensor) -> torch.Tensor:
-        s = theta * (self.dimension / theta.square().sum(-1, keepdim=True)).sqrt()
-        left = rows_times(s, self._couplings.to(theta))
-        for _ in range(self.p - 1):
-            # the leading index of what is left, summed against s
-            left = left.view(*s.shape, -1)
-            left = (left.transpose(-1, -2) * s.unsqueeze(-2)).sum(-1)
-        return left.squeeze(-1)
+        radius = theta.square().sum(-1, keepdim=True).sqrt()
+        s = theta * (self.dimension**0.5 / radius)
+        left = self._couplings.to(theta)
+        for number in range(self.p):
+            # the leading index of what is left, summed against s, element by element: rows do not see each other
+            left = (left.reshape(*(s.shape if number else s.shape[-1:]), -1) * s.unsqueeze(-1)).sum(-2)
+        outside: torch.Tensor = 0.5 * (radius - self.dimension**0.5).square()
+        return (left + outside).squeeze(-1)
 
     def start(self, generator: torch.Generator) -> torch.Tensor:
         """Uniform on the sphere."""
         normal = torch.randn(self.dimension, generator=generator, dtype=torch.float64)
         start: torch.Tensor = normal * (self.dimension**0.5 / torch.linalg.vector_norm(normal))
         return start
+
+    def theory(self, loss: float, index: float) -> Theory:
+        """The mean index at this energy, alpha(u) (N - 1)."""
+        lowest = 2 * ((self.p - 1) / self.p) ** 0.5  # E_inf
+        y = max(-1.0, min(1.0, loss / self.dimension / lowest))
+        share = 0.5 + (y * math.sqrt(1 - y * y) + math.asin(y)) / math.pi
+        return Theory(loss, share * (self.dimension - 1))
