@@ -28,6 +28,7 @@ def test_the_recipes_are_all_here() -> None:
         "escape_rate",
         "escape_time",
         "hessian_spectrum",
+        "minimum_probability",
         "octopus_dimension",
         "octopus_stages",
         "quickstart",

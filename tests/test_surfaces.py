@@ -18,6 +18,7 @@ from lossgeo.surfaces.himmelblau import Himmelblau
 from lossgeo.surfaces.linear_autoencoder import LinearAutoencoder
 from lossgeo.surfaces.octopus import Octopus
 from lossgeo.surfaces.quadratic import Quadratic
+from lossgeo.surfaces.random_hessians import RandomHessians
 from lossgeo.surfaces.spherical_p_spin import SphericalPSpin
 
 EPS = torch.finfo(torch.float64).eps
@@ -29,6 +30,7 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     "noisy_saddle": [{}, {"spectrum": (1.0, 0.5, -0.5), "along": "all", "noise": 0.3, "examples": 6}],
     "octopus": [{}, {"dimension": 3, "L": 2.0, "gamma": 0.5, "tau": 1.0}],
     "rosenbrock": [{}, {"dimension": 5}],
+    "random_hessians": [{"count": 20}, {"dimension": 5, "count": 300, "seed": 3}],
     "rastrigin": [{}, {"dimension": 1, "depth": 3.0}, {"dimension": 6}],
     "spherical_p_spin": [{"dimension": 8}, {"dimension": 6, "p": 4, "seed": 1}, {"dimension": 6, "p": 2}],
     "linear_autoencoder": [
@@ -68,6 +70,7 @@ def test_the_surfaces_are_all_here() -> None:
         "octopus",
         "quadratic",
         "quartic_saddle",
+        "random_hessians",
         "rastrigin",
         "rosenbrock",
         "spherical_p_spin",
@@ -272,3 +275,23 @@ def test_the_autoencoder_knows_the_loss_and_index_of_what_is_found() -> None:
     assert surface.theory(2.5, 0) == Theory(3.0, 0)
     assert LinearAutoencoder(inputs=100, hidden=50).theory(1.0, 0) is None
     assert Octopus().theory(0.0, 1) is None
+
+
+def test_random_hessians_are_what_they_say_at_their_points_and_fade_out_between() -> None:
+    surface = RandomHessians(dimension=3, count=50)
+    for number, point in enumerate(surface.critical_points()):
+        assert torch.equal(hessian(surface, point.theta), surface._hessians[number])
+    edge = torch.tensor([[-1.0, 0.3, 0.2], [1.0, 0.3, 0.2], [99.0, 1.0, 1.0], [250.0, 1.0, 1.0]], dtype=torch.float64)
+    assert float(surface.value(edge).abs().max()) == 0.0
+    assert float(gradients(surface, edge).abs().max()) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("dimension", "probability"),
+    [(1, 0.5), (2, (2 - 2**0.5) / 4), (3, (math.pi - 2 * 2**0.5) / (4 * math.pi))],
+)
+def test_random_hessians_have_the_exact_share_of_minima(dimension: int, probability: float) -> None:
+    surface = RandomHessians(dimension=dimension, count=40_000)
+    minima = int((torch.linalg.eigvalsh(surface._hessians)[:, 0] > 0).sum())
+    sigma = (probability * (1 - probability) / 40_000) ** 0.5
+    assert abs(minima / 40_000 - probability) < 4 * sigma
