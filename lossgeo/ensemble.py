@@ -118,6 +118,7 @@ class ModuleEnsemble(Ensemble):
             own = {n: piece.view(p.shape) for (n, p), piece in zip(named.items(), pieces, strict=True)}
             return loss.mean(functional_call(module, own, (inputs,)), targets)
 
+        self.mean = mean
         self.all = vmap(grad_and_value(mean))
 
     def gradient(self, theta: torch.Tensor, batch: Examples) -> tuple[Losses, Gradients]:

@@ -2,40 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 
 from lossgeo.course import RUNNING, WORDS
+from lossgeo.datasets import Data
+from lossgeo.ensemble import ModuleEnsemble
 from lossgeo.landscape import Landscape
+from lossgeo.neighborhood import Neighborhood
+from lossgeo.operators.gradient_covariance import GradientCovariance
 from lossgeo.point import Point
 from lossgeo.prediction import predicted_steps
+from lossgeo.randomness import generator
 from lossgeo.recipe import Recipe
-from lossgeo.saddles import Watch
+from lossgeo.saddles import Saddle, Watch
+from lossgeo.spectral.krylov import direction
 from lossgeo.tables import Row
+from lossgeo.terrain import network
+
+SMALL = 1e-10  # share of the covariance below which there is no noise along a direction
 
 
 class Escapes:
     """What is known of the trials of a run at any moment."""
 
     def __init__(
-        self, recipe: Recipe, landscape: Landscape, watch: Watch, start: torch.Tensor, batch_size: int
+        self,
+        recipe: Recipe,
+        landscape: Landscape,
+        data: Data,
+        watch: Watch,
+        start: torch.Tensor,
+        batch_size: int,
     ) -> None:
         self.watch = watch
         self.start = start
-        first = watch.saddles[0]
-        assert recipe.surface is not None
-        tilts = landscape.train.inputs
-        along = (tilts[:, None, :] * first.directions.to(tilts)).sum(-1)  # (N, K)
-        left = (len(tilts) - batch_size) / max(1, len(tilts) - 1)  # of batches drawn without replacement
-        noise = along.std(0, correction=0) * (left / batch_size) ** 0.5
         lr = recipe.optimizer.lr * recipe.schedule.factor(0, recipe.steps or 1)
-        near = watch.escape.saddles != "last"  # trials begin beside the first one that is watched
-        self.predicted = (
-            predicted_steps(recipe.surface, first, watch.escape, recipe.optimizer, lr, start, noise)
-            if near
-            else [None] * len(start)
-        )
+        none: list[float | None] = [None] * len(start)
+        self.predicted = [none for _ in watch.saddles]  # (S, R)
+        at_once = _by_theory(recipe, data, watch, start, lr)
+        if at_once is not None:
+            self.predicted = at_once
+        elif watch.escape.saddles != "last":  # trials begin beside the first one that is watched
+            noise = noise_along(landscape, watch.saddles[0], batch_size)
+            first, value = watch.saddles[0], _differentiable(landscape)
+            self.predicted[0] = predicted_steps(value, first, watch.escape, recipe.optimizer, lr, start, noise)
 
     def rows(self, point: Point) -> Iterator[Row]:
         """A row for every trial and every saddle that it was at; one is at a saddle once it has left that before."""
@@ -58,7 +70,7 @@ class Escapes:
                     "last_step": last if left is None else left,
                     "ended": word,
                     "underflow": left is None and stuck[number][trial],
-                    "predicted_steps": self.predicted[trial] if number == 0 else None,
+                    "predicted_steps": self.predicted[number][trial],
                 }
                 begun = left
 
@@ -70,3 +82,51 @@ class Escapes:
         saddle, least = self.watch.saddles[number], torch.finfo(theta.dtype).tiny
         now, first = ((saddle.components(t).abs() < least).all(-1) for t in (theta, self.start))
         return now & ~first
+
+
+def _by_theory(
+    recipe: Recipe, data: Data, watch: Watch, start: torch.Tensor, lr: float
+) -> list[list[float | None]] | None:
+    """What the plant knows of gradient descent past all of its saddles: steps at each."""
+    plant = None if recipe.start is None else recipe.start.plant
+    drop = watch.escape.loss_drop
+    plain_descent = recipe.optimizer.drift(lr) == lr
+    if plant is None or drop is None or not plain_descent or watch.saddles[0].number != 0:
+        return None
+    left = plant.leaving(network(recipe)[0], data, start, lr, drop)
+    if left is None:
+        return None
+    stays = torch.diff(left, dim=1, prepend=left.new_zeros(len(left), 1))
+    return [stays[:, saddle.number].tolist() for saddle in watch.saddles]
+
+
+def _differentiable(landscape: Landscape) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The loss on the training data as a function of theta (P,), for derivatives of any order."""
+    if landscape.surface is not None:
+        return landscape.surface.value
+    mean = ModuleEnsemble(landscape.module, landscape.loss).mean
+    inputs, targets = landscape.train
+
+    def value(theta: torch.Tensor) -> torch.Tensor:
+        matched = targets.to(theta.dtype) if targets.is_floating_point() else targets
+        loss: torch.Tensor = mean(theta, inputs.to(theta.dtype), matched)
+        return loss
+
+    return value
+
+
+def noise_along(landscape: Landscape, saddle: Saddle, batch_size: int) -> torch.Tensor:
+    """The standard deviation (K,) of the gradient of batches along a saddle's directions."""
+    size = landscape.train.size
+    if batch_size == size:
+        return torch.zeros(len(saddle.directions), dtype=torch.float64)
+    point = Point(0, saddle.theta.to(landscape.device), {})
+    around = Neighborhood(landscape, point, landscape.train, dtype=torch.float64)
+    covariance = GradientCovariance().at(around)
+    ways = saddle.directions.to(landscape.device)
+    variances = torch.stack([way @ (covariance @ way) for way in ways])
+    anywhere = direction(covariance, generator(0, "noise")).to(variances)
+    # where symmetry keeps noise out, rounding alone would be taken for some
+    variances[variances < SMALL * torch.linalg.vector_norm(covariance @ anywhere)] = 0.0
+    left = (size - batch_size) / (size - 1)  # of batches drawn without replacement
+    return (variances * left / batch_size).sqrt().cpu()

@@ -20,7 +20,6 @@ import torch
 
 from lossgeo.optimizers import Optimizer
 from lossgeo.saddles import Escape, Saddle
-from lossgeo.surfaces import Surface
 
 HALVINGS = 100  # of a bracket of steps
 LONGEST = 1e12  # steps beyond which nobody waits
@@ -30,7 +29,7 @@ SMALL = 1e-12  # a derivative below it is zero
 
 
 def predicted_steps(
-    surface: Surface,
+    value: Callable[[torch.Tensor], torch.Tensor],
     saddle: Saddle,
     escape: Escape,
     optimizer: Optimizer,
@@ -40,11 +39,12 @@ def predicted_steps(
 ) -> list[float | None]:
     """Steps until trials (R, P) at theta leave the saddle; None where no theory covers it, or none would ever leave.
 
-    `noise` (K,): the standard deviation of the batch gradient along the saddle's directions.
+    `value`: the loss (P,) -> scalar, differentiable as often as one likes. `noise` (K,): the standard deviation of the
+    batch gradient along the saddle's directions.
     """
     parts = saddle.components(theta).double()
     if saddle.eigenvalues[0] == 0:
-        return _flat(surface, saddle, escape, optimizer, lr, parts[:, 0])
+        return _flat(value, saddle, escape, optimizer, lr, parts[:, 0])
     growths = [optimizer.growth(float(value), lr) for value in saddle.eigenvalues]
     if any(growth is None for growth in growths):
         return [None] * len(theta)
@@ -78,18 +78,23 @@ def _solved(reached: Callable[[np.ndarray], np.ndarray], goal: float, count: int
 
 
 def _flat(
-    surface: Surface, saddle: Saddle, escape: Escape, optimizer: Optimizer, lr: float, parts: torch.Tensor
+    value: Callable[[torch.Tensor], torch.Tensor],
+    saddle: Saddle,
+    escape: Escape,
+    optimizer: Optimizer,
+    lr: float,
+    parts: torch.Tensor,
 ) -> list[float | None]:
     rate = optimizer.drift(lr)
     way = saddle.directions[0]
-    along: Callable[[torch.Tensor], torch.Tensor] = lambda a: surface.value(saddle.theta + a * way)  # noqa: E731
+    along: Callable[[torch.Tensor], torch.Tensor] = lambda a: value(saddle.theta + a * way)  # noqa: E731
     zero = torch.zeros((), dtype=torch.float64)
     derivative, leading = along, None
     for order in range(1, max(ORDERS) + 1):
         derivative = torch.func.grad(derivative)
-        value = float(derivative(zero))
-        if order in ORDERS and value < -SMALL:
-            leading = (order, -value / math.factorial(order))
+        slope = float(derivative(zero))
+        if order in ORDERS and slope < -SMALL:
+            leading = (order, -slope / math.factorial(order))
             break
     if leading is None or rate is None:
         return [None] * len(parts)

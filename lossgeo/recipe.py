@@ -98,8 +98,8 @@ class Recipe(Value):
     dataset: Dataset | None = Field(default=None, description="the data")
     loss: Loss | None = Field(default=None, description="the loss")
     surface: Surface | None = Field(default=None, description="or, in place of these three, an analytic surface")
-    start: Start | None = Field(default=None, description="where trials on a surface begin; null: where it says itself")
-    escape: Escape | None = Field(default=None, description="when a trial on a surface has left a saddle, and ends")
+    start: Start | None = Field(default=None, description="the saddle that trials begin at; null: none")
+    escape: Escape | None = Field(default=None, description="when a trial has left a saddle, and ends")
     replicas: int = Field(default=1, ge=1, le=1_000_000, description="independent trials, advanced side by side")
     optimizer: Optimizer = Field(description="the update rule")
     schedule: Schedule = Field(default=Constant(), description="factor on the learning rate over steps")
@@ -137,6 +137,8 @@ class Recipe(Value):
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give either `steps` or `epochs`, one of them")
         self._consistent_landscape()
+        if self.batch_size != "full" and self.escape is not None and self.escape.loss_drop is not None:
+            raise ValueError("`escape.loss_drop` needs the whole loss at every step: set batch_size: full")
         keys = [probe.key() for probe in self.probes]
         for i, key in enumerate(keys):
             if (first := keys.index(key)) < i:
@@ -154,13 +156,19 @@ class Recipe(Value):
             if len(missing) < 3:
                 given = next(key for key, value in network.items() if value is not None)
                 raise ValueError(f"`surface` takes the place of `{given}`: leave one of them out")
-            if self.batch_size != "full" and self.escape is not None and self.escape.loss_drop is not None:
-                raise ValueError("`escape.loss_drop` needs the whole loss at every step: set batch_size: full")
+            if self.start is not None and self.start.plant is not None:
+                raise ValueError(
+                    "`start.plant` is for a network; a surface knows its saddles: use `start: {at: saddle}`"
+                )
             return
         if missing:
             raise ValueError(f"{', '.join(f'`{key}`' for key in missing)} missing; or give a `surface`")
-        if self.start is not None or self.escape is not None:
-            raise ValueError("`start` and `escape` need a `surface`, whose saddles are known")
+        if self.start is not None and self.start.plant is None:
+            raise ValueError(
+                "`start.at` needs a `surface`, whose saddles are known; plant one: `start: {plant: origin}`"
+            )
+        if self.start is None and self.escape is not None:
+            raise ValueError("`escape` needs a `surface`, whose saddles are known, or `start.plant`")
         assert self.dataset is not None
         assert self.loss is not None
         kind = self.dataset.kind

@@ -6,20 +6,21 @@ is far. Downhill along a positive direction, which every trial goes first, is no
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
 
 from lossgeo.component import Value
 from lossgeo.errors import UsageError
+from lossgeo.linear import LinearOperator
+from lossgeo.plants import Plant
 from lossgeo.randomness import generator, trial_seed
 from lossgeo.spectral.krylov import Krylov, direction
 from lossgeo.spectral.lanczos import lanczos
-from lossgeo.surfaces import CriticalPoint, Surface
-from lossgeo.surfaces._curvature import curvature, dense
+from lossgeo.surfaces import CriticalPoint
 
 DENSE = 512  # parameters up to which the whole Hessian is cheap; where it is diagonal its vectors are exact
 TOLERANCE = 1e-12  # relative error of the eigenvalues that lead down: escape times are told to a step
@@ -28,8 +29,11 @@ TOLERANCE = 1e-12  # relative error of the eigenvalues that lead down: escape ti
 class Start(Value):
     """Trials begin at a saddle, or a little beside it."""
 
-    at: Literal["saddle"] = Field(description="the kind of point to begin at")
-    index: int = Field(default=0, ge=0, description="which of the surface's saddles, counted from 0 in their order")
+    at: Literal["saddle"] | None = Field(default=None, description="on a surface: the kind of point to begin at")
+    plant: Plant | None = Field(default=None, description="of a network: how its saddles are constructed")
+    index: Annotated[int, Field(ge=0)] | Literal["each"] = Field(
+        default=0, description="which of the saddles, counted from 0 in their order; each: one trial after the other"
+    )
     offset: float = Field(default=0.0, ge=0, description="distance from it")
     direction: Literal["negative", "random", "none"] = Field(
         default="negative",
@@ -38,6 +42,8 @@ class Start(Value):
 
     @model_validator(mode="after")
     def _somewhere(self) -> Self:
+        if (self.at is None) == (self.plant is None):
+            raise ValueError("give `at: saddle` on a surface, or `plant` with a network")
         if self.direction == "none" and self.offset > 0:
             raise ValueError(f"`direction: none` has no room for an offset of {self.offset:g}; set offset: 0")
         return self
@@ -62,6 +68,28 @@ class Escape(Value):
 
 
 @dataclass(frozen=True)
+class Known:
+    """The critical points that are known of a landscape to begin at, and its Hessian."""
+
+    owner: str  # whose they are, in a message
+    points: tuple[CriticalPoint, ...]
+    curvature: Callable[[torch.Tensor], LinearOperator]
+
+    def point(self, number: int) -> CriticalPoint:
+        """The one of that number.
+
+        Raises:
+            UsageError: there are not so many.
+        """
+        if not self.points:
+            raise UsageError(f"{self.owner} has no saddle that is known; leave `start` and `escape` out")
+        if number >= len(self.points):
+            count = len(self.points)
+            raise UsageError(f"start.index: {self.owner} has {count} saddles, counted from 0; there is no {number}")
+        return self.points[number]
+
+
+@dataclass(frozen=True)
 class Saddle:
     """A critical point with the directions that lead down from it."""
 
@@ -72,15 +100,25 @@ class Saddle:
     directions: torch.Tensor  # (K, P) orthonormal rows
 
     @classmethod
-    def of(cls, surface: Surface, number: int, point: CriticalPoint) -> Self:
-        """Costs P products with the Hessian, and beyond `DENSE` parameters some for each of its ways down."""
+    def of(cls, known: Known, number: int) -> Self:
+        """Costs P products with the Hessian, and beyond `DENSE` parameters some for each of its ways down.
+
+        Raises:
+            UsageError: no such point, or nothing leads down from it.
+        """
+        point = known.point(number)
         if point.way_out is not None:
             return cls(number, point.theta, point.loss, torch.zeros(1, dtype=torch.float64), point.way_out[None])
+        if point.index == 0:
+            raise UsageError(
+                f"start.index: number {number} of {known.owner} is a minimum, from which nothing leads down"
+            )
+        operator = known.curvature(point.theta)
         if len(point.theta) <= DENSE:
-            values, vectors = torch.linalg.eigh(dense(surface.value, point.theta))
+            values, vectors = torch.linalg.eigh(operator @ torch.eye(len(point.theta), dtype=torch.float64))
             directions = vectors.T[: point.index].contiguous()
             return cls(number, point.theta, point.loss, values[: point.index], directions)
-        operator, stream = curvature(surface.value, point.theta), generator(0, "saddle")
+        stream = generator(0, "saddle")
         krylov = Krylov(operator, direction(operator, stream))
         down = lanczos(krylov, 0, point.index, TOLERANCE, 10 * len(point.theta), stream).bottom
         return cls(number, point.theta, point.loss, torch.from_numpy(down.values), down.vectors)
@@ -91,49 +129,41 @@ class Saddle:
         return torch.stack([(away * way).sum(-1) for way in self.directions.to(theta)], dim=-1)
 
 
-def start_saddle(surface: Surface, start: Start) -> Saddle:
-    """The one that trials begin at.
-
-    Raises:
-        UsageError: the surface has none, or not so many.
-    """
-    return Saddle.of(surface, start.index, _known(surface, start.index)[start.index])
-
-
-def watched_saddles(surface: Surface, start: Start | None, escape: Escape) -> list[Saddle]:
+def watched_saddles(known: Known, start: Start | None, escape: Escape) -> list[Saddle]:
     """Those that trials are watched at.
 
     Raises:
-        UsageError: the surface has none, or not so many.
+        UsageError: there are none, or not so many, or trials begin at different ones.
     """
     index = 0 if start is None else start.index
-    known = _known(surface, index)
-    wanted = {"start": [index], "all": range(index, len(known)), "last": [len(known) - 1]}[escape.saddles]
-    return [Saddle.of(surface, number, known[number]) for number in wanted]
+    if index == "each":
+        raise UsageError("`escape` watches trials at one saddle: give start.index a number in place of `each`")
+    known.point(index)
+    last = len(known.points) - 1
+    wanted = {"start": [index], "all": range(index, last + 1), "last": [last]}[escape.saddles]
+    return [Saddle.of(known, number) for number in wanted]
 
 
-def _known(surface: Surface, index: int) -> list[CriticalPoint]:
-    """The surface's saddles in its order; there has to be one of that number."""
-    name, known = surface.component_name(), [point for point in surface.critical_points() if point.is_saddle]
-    if not known:
-        raise UsageError(f"surface {name!r} has no saddle that is known; leave `start` and `escape` out")
-    if index >= len(known):
-        raise UsageError(f"start.index: surface {name!r} has {len(known)} saddles, counted from 0; there is no {index}")
-    return known
+def beginnings(known: Known, start: Start, seed: int, trials: int) -> torch.Tensor:
+    """Where trials begin, (R, P) float64, each drawn from its own stream.
 
-
-def beginnings(surface: Surface, start: Start | None, seed: int, trials: int) -> torch.Tensor:
-    """Where trials begin, (R, P) float64, each drawn from its own stream."""
-    streams = [generator(trial_seed(seed, trial), "initialization") for trial in range(trials)]
-    if start is None:
-        return torch.stack([surface.start(stream) for stream in streams])
-    saddle = start_saddle(surface, start)
-    return torch.stack([saddle.theta + start.offset * _direction(start, saddle, stream) for stream in streams])
+    Raises:
+        UsageError: the landscape has no such saddle.
+    """
+    rows, saddles = [], dict[int, Saddle]()
+    for trial in range(trials):
+        number = trial % max(1, len(known.points)) if start.index == "each" else start.index
+        theta = known.point(number).theta
+        if start.offset > 0:
+            if number not in saddles:
+                saddles[number] = Saddle.of(known, number)
+            stream = generator(trial_seed(seed, trial), "initialization")
+            theta = theta + start.offset * _direction(start, saddles[number], stream)
+        rows.append(theta)
+    return torch.stack(rows)
 
 
 def _direction(start: Start, saddle: Saddle, stream: torch.Generator) -> torch.Tensor:
-    if start.direction == "none":
-        return torch.zeros_like(saddle.theta)
     if start.direction == "random":
         vector: torch.Tensor = torch.randn(len(saddle.theta), generator=stream, dtype=torch.float64)
     elif saddle.eigenvalues[0] == 0:  # what goes down there may go up on the other side

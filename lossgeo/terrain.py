@@ -7,13 +7,18 @@ import torch
 from lossgeo.datasets import Data, Dataset
 from lossgeo.errors import UsageError
 from lossgeo.landscape import Landscape
+from lossgeo.linear import LinearOperator
 from lossgeo.losses import Loss
 from lossgeo.losses._value import Value
 from lossgeo.models import Model
+from lossgeo.neighborhood import Neighborhood
+from lossgeo.operators.hessian import Hessian
+from lossgeo.point import Point
 from lossgeo.randomness import generator, trial_seed
 from lossgeo.recipe import Recipe
-from lossgeo.saddles import Watch, beginnings, watched_saddles
+from lossgeo.saddles import Known, Watch, beginnings, watched_saddles
 from lossgeo.surfaces import Surface
+from lossgeo.surfaces._curvature import curvature
 from lossgeo.surfaces._module import SurfaceModule, surface_data
 
 
@@ -25,17 +30,21 @@ def landscape_and_data(recipe: Recipe, device: torch.device | str) -> tuple[Land
     """
     if recipe.surface is not None:
         return _of_surface(recipe, recipe.surface, device)
-    model, dataset, loss = _network(recipe)
+    model, dataset, loss = network(recipe)
     data = dataset.load()
     if data.task.targets not in loss.accepts:
         raise UsageError(
             f"loss {loss.component_name()!r} takes {' or '.join(loss.accepts)}, the data have {data.task.targets}"
         )
     size = _batch_size(recipe, data)
-    dtype = getattr(torch, "float32" if recipe.dtype == "auto" else recipe.dtype)
+    plant = None if recipe.start is None else recipe.start.plant
+    exact = plant is not None  # in float32 no planted point is critical
+    dtype = getattr(torch, ("float64" if exact else "float32") if recipe.dtype == "auto" else recipe.dtype)
     module = model.build(data.task, generator(recipe.seed, "initialization"))
     made = Landscape(module, loss, data.task, data.train, data.test, dtype, device)
     made.rehearse(data.train.size % size or size)  # the last batch of an epoch is the smallest
+    if plant is not None:
+        made.planted = plant.points(model, data, loss, recipe.seed)
     return made, data
 
 
@@ -47,7 +56,8 @@ def _of_surface(recipe: Recipe, surface: Surface, device: torch.device | str) ->
     return Landscape(module, Value(), data.task, data.train, data.test, dtype, device), data
 
 
-def _network(recipe: Recipe) -> tuple[Model, Dataset, Loss]:
+def network(recipe: Recipe) -> tuple[Model, Dataset, Loss]:
+    """Model, dataset and loss of a recipe that has no surface."""
     assert recipe.model is not None, "a recipe has a surface or all of these"
     assert recipe.dataset is not None
     assert recipe.loss is not None
@@ -64,29 +74,49 @@ def _batch_size(recipe: Recipe, data: Data) -> int:
     return recipe.batch_size
 
 
-def watch_of(recipe: Recipe) -> Watch | None:
+def _known(recipe: Recipe, landscape: Landscape) -> Known:
+    """The critical points that trials may begin at and be watched at."""
+    surface = recipe.surface
+    if surface is not None:
+        saddles = tuple(point for point in surface.critical_points() if point.is_saddle)
+        owner = f"surface {surface.component_name()!r}"
+        return Known(owner, saddles, lambda theta: curvature(surface.value, theta))
+    assert recipe.start is not None
+    assert recipe.start.plant is not None
+
+    def hessian(theta: torch.Tensor) -> LinearOperator:
+        point = Point(0, theta.to(landscape.device), {})
+        return Hessian().at(Neighborhood(landscape, point, landscape.train, dtype=torch.float64))
+
+    return Known(f"plant {recipe.start.plant.component_name()!r}", tuple(landscape.planted), hessian)
+
+
+def watch_of(recipe: Recipe, landscape: Landscape) -> Watch | None:
     """What looks for trials that have left a saddle; None where the recipe asks for nothing of the kind.
 
     Raises:
-        UsageError: the surface has no saddle that is known, or not so many.
+        UsageError: there is no saddle that is known, or not so many.
     """
-    if recipe.surface is None or recipe.escape is None:
+    if recipe.escape is None:
         return None
-    return Watch(recipe.escape, watched_saddles(recipe.surface, recipe.start, recipe.escape))
+    return Watch(recipe.escape, watched_saddles(_known(recipe, landscape), recipe.start, recipe.escape))
 
 
 def starts(recipe: Recipe, landscape: Landscape) -> torch.Tensor:
-    """Where training begins: theta (P,), or (R, P) of R trials; on a surface there are always trials, if only one.
+    """Where training begins: theta (P,), or (R, P) of R trials; on a surface, and from a planted saddle, always trials.
 
     Raises:
-        UsageError: the surface does not have the saddle that trials should begin at.
+        UsageError: there is no saddle that trials should begin at.
     """
-    if recipe.surface is not None:
-        begun = beginnings(recipe.surface, recipe.start, recipe.seed, recipe.replicas)
+    if recipe.start is not None:
+        begun = beginnings(_known(recipe, landscape), recipe.start, recipe.seed, recipe.replicas)
         return begun.to(landscape.device, landscape.dtype)
+    if recipe.surface is not None:
+        streams = [generator(trial_seed(recipe.seed, trial), "initialization") for trial in range(recipe.replicas)]
+        return torch.stack([recipe.surface.start(s) for s in streams]).to(landscape.device, landscape.dtype)
     if recipe.replicas == 1:
         return landscape.start()
-    model, _, _ = _network(recipe)
+    model, _, _ = network(recipe)
     rows = [landscape.start()]
     for trial in range(1, recipe.replicas):
         module = model.build(landscape.task, generator(trial_seed(recipe.seed, trial), "initialization"))

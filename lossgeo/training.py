@@ -66,7 +66,7 @@ def train(run: Run, interrupt: Interrupt, workers: int = 1) -> Iterator[Progress
         landscape, data = landscape_and_data(run.recipe, pick_device(run.recipe.device))
         for probe in run.recipe.probes:
             probe.check(landscape)
-        watch, start = watch_of(run.recipe), starts(run.recipe, landscape)
+        watch, start = watch_of(run.recipe, landscape), starts(run.recipe, landscape)
     with run.locked():
         if finished(run):  # by the process that held it until now
             return
@@ -114,7 +114,7 @@ class _Training:
         self._describe(data)
         self.point, lost = resumed(run, landscape, self.start, self.noise.layers, self.memories)
         self.course = self._course(watch)
-        self.escapes = None if watch is None else Escapes(recipe, self.landscape, watch, self.start, self.batch_size)
+        self.escapes = None if watch is None else Escapes(recipe, landscape, data, watch, start, self.batch_size)
         self.notes = [*notes, *lost]
         self.tables = opened(run, self.point.step)
         # measured before: by a process that was killed after its last checkpoint, or by `lossgeo probe`

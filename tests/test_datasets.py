@@ -18,6 +18,7 @@ import scipy.optimize
 import scipy.stats
 import sklearn.datasets
 import torch
+from pydantic import ValidationError
 
 from lossgeo.component import dump
 from lossgeo.datasets import Data, Dataset, Kind, Raw
@@ -26,6 +27,7 @@ from lossgeo.datasets.diabetes import Diabetes
 from lossgeo.datasets.digits import Digits
 from lossgeo.datasets.file import File
 from lossgeo.datasets.gaussian_mixture import GaussianMixture
+from lossgeo.datasets.linear_teacher import LinearTeacher
 from lossgeo.datasets.mnist1d import MNIST1D
 from lossgeo.datasets.mnist5k import MNIST5k
 from lossgeo.datasets.teacher_student import TeacherStudent
@@ -50,6 +52,7 @@ FACTS = {
     "digits": (1797, (1, 8, 8), 10, "classes"),
     "file": (5, (2,), 2, "classes"),
     "gaussian_mixture": (1000, (10,), 4, "classes"),
+    "linear_teacher": (1000, (8,), 4, "values"),
     "mnist1d": (5000, (1, 40), 10, "classes"),
     "mnist5k": (5000, (1, 28, 28), 10, "classes"),
     "teacher_student": (1000, (10,), 1, "values"),
@@ -103,7 +106,7 @@ def _load(inputs: Any, targets: Any, **fields: Any) -> Data:
 
 def test_the_walk_over_the_folder_reaches_every_source() -> None:
     assert sorted(FACTS) == DATASETS
-    assert len(DATASETS) == 10
+    assert len(DATASETS) == 11
 
 
 @pytest.mark.parametrize("name", DATASETS)
@@ -295,7 +298,48 @@ def test_teacher_s_weights_and_noise_have_their_scales() -> None:
     assert abs((clean.targets**2).mean() / expected - 1) < 4 * np.sqrt(2 / 50)
 
 
-@pytest.mark.parametrize("name", ["gaussian_mixture", "teacher_student"])
+def test_principal_components_are_white_on_train_and_the_same_map_on_test() -> None:
+    plain, data = Digits(train=500).load(), Digits(train=500, components=6).load()
+    x, y = data.train.inputs, data.test.inputs
+    assert data.task.inputs == (6,)
+    assert torch.equal(data.train.targets, plain.train.targets)
+    torch.testing.assert_close(x.T @ x / 500, torch.eye(6, dtype=torch.float64), rtol=0, atol=1e-12)
+    assert float(x.mean(0).abs().max()) < 1e-12
+    # one linear map takes train and test, and what it keeps is where inputs vary most
+    flat = plain.train.inputs.flatten(1)
+    mean = flat.mean(0)
+    both = torch.cat([flat, plain.test.inputs.flatten(1)]) - mean
+    map_, *_ = torch.linalg.lstsq(flat - mean, x, driver="gelsd")
+    torch.testing.assert_close(both @ map_, torch.cat([x, y]), rtol=0, atol=1e-9)
+    kept = (x.T @ (flat - mean) / 500).square().sum()
+    spectrum = torch.linalg.eigvalsh((flat - mean).T @ (flat - mean) / 500)
+    torch.testing.assert_close(kept, spectrum[-6:].sum())
+
+
+@pytest.mark.parametrize(
+    ("dataset", "said"),
+    [
+        (Digits(components=65), "`components: 65`, but the train inputs have"),
+        (Digits(train=10, components=10), "`components: 10`, but the train inputs have 9 that vary"),
+        (Text(components=2), "tokens have no principal components"),
+    ],
+)
+def test_components_that_are_not_there_are_refused(dataset: Dataset, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        dataset.load()
+
+
+def test_a_linear_teacher_has_its_singular_values() -> None:
+    data = LinearTeacher(singular_values=(4.0, 2.0), examples=40_000, standardize=False, components=8).load()
+    x, y = data.train
+    found = torch.linalg.svdvals(y.T @ x / len(x))
+    assert found[:2].tolist() == pytest.approx([4.0, 2.0], rel=0.05)
+    assert float(found[2]) < 1e-12
+    with pytest.raises(ValidationError, match="5 singular values do not fit a map from 8 to 4"):
+        LinearTeacher(singular_values=(5.0, 4.0, 3.0, 2.0, 1.0))
+
+
+@pytest.mark.parametrize("name", ["gaussian_mixture", "linear_teacher", "teacher_student"])
 def test_made_data_follow_the_seed(name: str) -> None:
     assert _default(name).load().sha256 != _default(name, seed=1).load().sha256
     assert _default(name).load().source.endswith("seed 0")

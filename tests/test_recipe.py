@@ -51,6 +51,7 @@ PLACES: dict[str, tuple[str | int, ...]] = {
     "operators": ("probes", 0, "operator"),
     "surfaces": ("surface",),
     "refiners": ("probes", 0, "refine"),
+    "plants": ("start", "plant"),
 }
 # what a component needs to have before one of its keys can be changed alone
 COMPANIONS: dict[tuple[str, str], dict[str, Any]] = {
@@ -58,7 +59,11 @@ COMPANIONS: dict[tuple[str, str], dict[str, Any]] = {
     ("models", "transformer"): {"heads": 1},
 }
 # keys that have one value only: targets that are values have no classes
-FIXED = {("datasets", name, key) for name in ("diabetes", "teacher_student") for key in ("classes", "label_noise")}
+FIXED = {
+    ("datasets", name, key)
+    for name in ("diabetes", "linear_teacher", "teacher_student")
+    for key in ("classes", "label_noise")
+}
 # tokens are no numbers, nor are they noisy labels
 FIXED |= {("datasets", "text", key) for key in ("classes", "label_noise", "standardize")}
 CANDIDATES: tuple[Any, ...] = (
@@ -124,6 +129,8 @@ CANDIDATES: tuple[Any, ...] = (
 
 def base_of(folder: str) -> dict[str, Any]:
     """The recipe in which a component of that kind can stand."""
+    if folder == "plants":
+        return {**BASE, "start": {}}
     if folder == "refiners":
         return {**BASE, "probes": ["critical_points"]}
     return {key: value for key, value in ON_SURFACE.items() if key != "start"} if folder == "surfaces" else BASE
@@ -186,6 +193,8 @@ def test_changing_any_one_key_of_a_recipe_changes_the_id() -> None:
             run = of({**ON_SURFACE, "escape": {"loss_drop": 1.0}})
         elif way == ("start", "at"):  # it has one value
             run = of({key: value for key, value in ON_SURFACE.items() if key != "start"})
+        elif way == ("start", "plant"):  # for networks alone
+            run = of({**BASE, "start": {"plant": "origin"}})
         else:
             run = changed(ON_SURFACE if way[0] in OF_SURFACES else BASE, way)
         assert run is not None, f"no candidate changes {way}"

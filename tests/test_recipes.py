@@ -17,23 +17,26 @@ RECIPES = sorted(path.stem for path in shipped_recipes().glob("*.yaml"))
 
 # what makes a run short; the sweep stays, with its first values
 SHRUNK = ["steps=4", "evaluate={every: 2}", "log={every: 2}", "threads=1"]
-OF_DATA, OF_SURFACE = ["dataset.train=100", "dataset.test=20"], ["replicas=3"]
+OF_DATA, OF_TRIALS = ["dataset.train=100", "dataset.test=20"], ["replicas=3"]
 
 
 def test_the_recipes_are_all_here() -> None:
     assert RECIPES == [
         "autoencoder_index",
         "character_transformer",
+        "duplicated_unit",
         "escape_momentum",
         "escape_rate",
         "escape_time",
         "hessian_spectrum",
         "minimum_probability",
+        "neuron_splitting",
         "octopus_dimension",
         "octopus_stages",
         "quickstart",
         "saddle_dimension",
         "saddle_noise",
+        "saddle_to_saddle",
         "sharpness_mnist5k",
         "sharpness_vs_batch_size",
         "spin_glass_index",
@@ -56,11 +59,12 @@ def test_a_recipe_runs_by_name_through_the_program(name: str, tmp_path: Path) ->
     plain = read_recipe(name).plain
     swept = {**plain.get("sweep", {}), **plain.get("zip", {})}
     pinned = [f"{key}={json.dumps(values[0] if isinstance(values, tuple) else 0)}" for key, values in swept.items()]
-    shrunk = [*SHRUNK, *(OF_DATA if "dataset" in plain else OF_SURFACE)]
+    shrunk = [*SHRUNK, *(OF_TRIALS if "surface" in plain or "start" in plain else OF_DATA)]
     sets = [option for setting in [*shrunk, *pinned] for option in ("--set", setting)]
     done = lossgeo("train", name, *sets, "--out", "outputs", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    (folder,) = done.stdout.splitlines()
+    folder, *others = done.stdout.splitlines()
+    assert len(others) == len(plain.get("list", [0])) - 1
     manifest = json.loads((tmp_path / folder / "run.json").read_text())
     assert manifest["status"] == "done"
     assert manifest["recipe"] == name

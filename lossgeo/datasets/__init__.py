@@ -91,6 +91,11 @@ class Dataset(Component):
     standardize: bool = Field(
         default=True, description="give inputs (and target values) mean 0 and variance 1 on train; never tokens"
     )
+    components: int | None = Field(
+        default=None,
+        ge=1,
+        description="principal components to take in place of the inputs, each of variance 1 on train; null: none",
+    )
     seed: int = Field(
         default=0, ge=0, description="draws the split, the label noise and whatever else the source draws"
     )
@@ -132,10 +137,12 @@ class Dataset(Component):
             train_inputs, test_inputs = _standardized(train_inputs, test_inputs)
             if kind == "values":
                 train_targets, test_targets = _standardized(train_targets, test_targets)
+        if self.components is not None:
+            train_inputs, test_inputs = self._principal(raw, train_inputs, test_inputs, self.components)
         return Data(
             train=Examples(torch.from_numpy(train_inputs), torch.from_numpy(train_targets)),
             test=Examples(torch.from_numpy(test_inputs), torch.from_numpy(test_targets)),
-            task=Task(inputs.shape[1:], outputs, kind, raw.vocabulary),
+            task=Task(train_inputs.shape[1:], outputs, kind, raw.vocabulary),
             name=self.component_name(),
             source=raw.source,
             sha256=_sha256(raw),
@@ -227,6 +234,20 @@ class Dataset(Component):
             raise UsageError(f"{asked} of {size} examples: {train + test - size} too many; lower one of them")
         order = torch.randperm(size, generator=generator(self.seed, "split")).numpy()
         return order[:train], order[size - test :]
+
+    def _principal(self, raw: Raw, train: Array, test: Array, count: int) -> tuple[Array, Array]:
+        """Inputs (N, K) along the first principal components of train, white there: of mean 0 and covariance 1."""
+        if raw.vocabulary is not None:
+            raise UsageError(f"{raw.source}: tokens have no principal components; leave `components` out")
+        flat, other = (part.reshape(len(part), -1) for part in (train, test))
+        mean = flat.mean(axis=0)
+        _, spread, axes = np.linalg.svd(flat - mean, full_matrices=False)
+        if count > int((spread > 1e-10 * spread[0]).sum()):
+            rank = int((spread > 1e-10 * spread[0]).sum())
+            raise UsageError(f"{raw.source}: `components: {count}`, but the train inputs have {rank} that vary")
+        axes = axes[:count] * np.sign(axes[np.arange(count), np.abs(axes[:count]).argmax(axis=1)])[:, None]
+        scaled = axes.T * (len(flat) ** 0.5 / spread[:count])
+        return (flat - mean) @ scaled, (other - mean) @ scaled
 
     def _noisy(self, targets: Array, classes: int) -> Array:
         """The targets, round(label_noise N) of them drawn anew; a draw may by chance give the old label again."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,19 @@ def settings_of(study: Study) -> list[tuple[Row, list[str]]]:
         settings = {key: run.flat.get(key) for key in keys}
         groups.setdefault(tuple(map(natural, settings.values())), (settings, []))[1].append(run.id)
     return list(groups.values())
+
+
+def told_apart(settings: Sequence[Row]) -> list[str]:
+    """A name for each of several settings: the first keys that tell them apart, and no more."""
+    words: list[tuple[str, ...]] = [() for _ in settings]
+    for key in settings[0] if settings else ():
+        longer = [
+            word if row[key] is None else (*word, f"{key} {label(row[key])}")
+            for word, row in zip(words, settings, strict=True)
+        ]
+        if len(set(longer)) > len(set(words)):
+            words = longer
+    return [", ".join(word) for word in words]
 
 
 @dataclass(frozen=True)
@@ -77,10 +91,6 @@ class Arm:
         value = np.median(both, axis=0)
         return float(value[0] / value[1]), float(low), float(high)
 
-    @property
-    def name(self) -> str:
-        return ", ".join(f"{key} {label(value)}" for key, value in self.settings.items())
-
 
 @dataclass(frozen=True)
 class Family:
@@ -108,19 +118,9 @@ def families_of(arms: list[Arm]) -> list[Family]:
         for arm in arms:
             rest = tuple(natural(value) for other, value in arm.settings.items() if other != key)
             members.setdefault((natural(arm.saddle) if several else (0, 0.0, ""), *rest), []).append(arm)
-        families += [Family(key, name, mine) for name, mine in zip(_names(members), members.values(), strict=True)]
+        firsts = [{**mine[0].settings, "saddle": mine[0].saddle} for mine in members.values()]
+        families += [Family(key, name, mine) for name, mine in zip(told_apart(firsts), members.values(), strict=True)]
     return families
-
-
-def _names(members: dict[tuple[Any, ...], list[Arm]]) -> list[str]:
-    """What sets families apart: the first settings that do, and no more."""
-    firsts = [{**mine[0].settings, "saddle": mine[0].saddle} for mine in members.values()]
-    words: list[tuple[str, ...]] = [() for _ in firsts]
-    for key in firsts[0]:
-        longer = [(*word, f"{key} {label(first[key])}") for word, first in zip(words, firsts, strict=True)]
-        if len(set(longer)) > len(set(words)):
-            words = longer
-    return [", ".join(word) for word in words]
 
 
 def laws_of(families: list[Family]) -> dict[int, Law]:

@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from lossgeo.reports import Row, _figure, label
+from lossgeo.reports import Row, _figure
+from lossgeo.reports._arms import told_apart
 
 BANDS = ("lowest", "middle", "highest")  # thirds of the points by loss
 BINS = 40
@@ -25,7 +26,7 @@ def draw(arms: Sequence[tuple[Row, pd.DataFrame]]) -> Figure:
     if len(spectra) >= len(BANDS):
         titles.append("eigenvalues by loss")
     figure, axes = _figure.panels(titles, _small_print(points))
-    names = [", ".join(f"{key} {label(value)}" for key, value in settings.items()) for settings, _ in arms]
+    names = told_apart([settings for settings, _ in arms])
     colors = _figure.colors(names)
     for (_, found), color in zip(arms, colors, strict=True):
         axes[0].plot(found["loss"], found["index"], "o", color=color, markersize=4.5, alpha=0.5, markeredgewidth=0)

@@ -12,13 +12,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from lossgeo.reports import Row, _figure, label
-from lossgeo.reports._arms import Arm, Family
+from lossgeo.reports._arms import Arm, Family, told_apart
 
 
-def draw(arms: Sequence[Arm], rows: Sequence[Row], families: Sequence[Family], several: bool) -> Figure:
+def draw(arms: Sequence[Arm], rows: Sequence[Row], families: Sequence[Family]) -> Figure:
     """Survival curves with their intervals; and medians against the swept number of most values, theory dashed."""
     shown = [(arm, arm.curve, row) for arm, row in zip(arms, rows, strict=True) if arm.curve is not None]
-    names = [arm.name + (f", saddle {arm.saddle}" if several else "") for arm, _, _ in shown]
+    names = told_apart([{**arm.settings, "saddle": arm.saddle} for arm, _, _ in shown])
     longest = max(families, key=lambda family: len(family.arms), default=None)
     panels = ["share of trials still there"]
     if longest is not None and len(longest.arms) > 1:
@@ -32,10 +32,9 @@ def draw(arms: Sequence[Arm], rows: Sequence[Row], families: Sequence[Family], s
         axis.fill_between(times, low, high, step="post", color=color, alpha=0.15, linewidth=0)
         if row["predicted_steps"] and len(panels) == 1:
             axis.axvline(row["predicted_steps"], color=color, linestyle="--", linewidth=0.9)
-    axis.set_xscale("log")
     axis.set_xlim(left=0.5 * max(1.0, min(float(curve.times[0]) for _, curve, _ in shown)))
     axis.set_ylim(0, 1.02)
-    axis.set_xlabel("steps", fontsize=9, color=_figure.INK)
+    _figure.steps_axis(axis)
     if longest is not None and len(panels) > 1:
         drawn = [family for family in families if family.key == longest.key]
         of_arm = {id(arm): row for arm, row in zip(arms, rows, strict=True)}

@@ -6,6 +6,7 @@ Figures are made through the object interface alone: pyplot would keep them in a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from textwrap import wrap
 from typing import Any
 
 import matplotlib
@@ -18,6 +19,7 @@ INK, FAINT = "#262626", "#8c8c8c"
 # Okabe & Ito 2008, told apart by readers with any kind of color vision; the yellow is left out, it fades on white
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "D", "^", "v", "P", "X")
+LINE = 44  # letters of a legend beside the panels, after which it goes on below
 READABLE = 8  # entries of a legend, after which nobody finds his line any more
 
 
@@ -62,6 +64,16 @@ def log_ticks(axis: Axes) -> None:
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.6g}"))
 
 
+def steps_axis(axis: Axes) -> None:
+    """A logarithmic x axis of steps, with plain numbers close enough to read off between."""
+    axis.set_xscale("log")
+    low, high = axis.get_xlim()
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 200 * low else (1,)))
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
+    axis.set_xlabel("steps", fontsize=9, color=INK)
+
+
 def marked_log_x(axis: Axes, at: Sequence[float], gap: float, labels: Sequence[str]) -> None:
     """A logarithmic x axis that names exactly the values tried; the closest two are a factor `gap` apart."""
     axis.set_xscale("log")
@@ -83,7 +95,9 @@ def legend(owner: Axes | Figure, handles: Sequence[Any], labels: Sequence[str], 
     if isinstance(owner, Axes):
         owner.legend(list(handles), list(labels), title=title, loc="best", **style)
         return
-    owner.set_figwidth(owner.get_figwidth() + 1.8)  # the panels keep their size
-    box = owner.legend(list(handles), list(labels), title=title, loc="outside right upper", **style)
+    wrapped = ["\n".join(wrap(text, LINE, break_long_words=False)) for text in labels]
+    longest = max(len(line) for text in (*wrapped, title or "") for line in text.split("\n"))
+    owner.set_figwidth(owner.get_figwidth() + max(1.8, 0.7 + 0.08 * longest))  # the panels keep their size
+    box = owner.legend(list(handles), wrapped, title=title, loc="outside right upper", **style)
     for text in [*box.get_texts(), box.get_title()]:
         text.set_parse_math(False)  # a dollar sign in a setting is a dollar sign

@@ -51,13 +51,13 @@ class Escape(Report):
             "Escape from saddles",
             rows,
             tuple(_notes(study, arms, rows)),
-            (lambda: self._draw(arms, rows, families, several)) if any(arm.curve for arm in arms) else None,
+            (lambda: self._draw(arms, rows, families)) if any(arm.curve for arm in arms) else None,
         )
 
-    def _draw(self, arms: list[Arm], rows: tuple[Row, ...], families: list[Family], several: bool) -> Figure:
+    def _draw(self, arms: list[Arm], rows: tuple[Row, ...], families: list[Family]) -> Figure:
         from lossgeo.reports import _escape_figure
 
-        return _escape_figure.draw(arms, rows, families, several)
+        return _escape_figure.draw(arms, rows, families)
 
     def _arms(self, study: Study) -> list[Arm]:
         every = study.table("escapes").reindex(columns=[*COLUMNS, "predicted_steps"])
