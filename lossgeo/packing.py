@@ -37,9 +37,9 @@ def restored(
     landscape.restore(groups.get("buffers", {}))
     if noise is not None:
         noise.set_state(groups[""]["noise"])
-    for key in memories:
-        memories[key] = groups.get(f"memory/{key}", {})
+    for key, memory in memories.items():
+        memories[key] = groups.get(f"memory/{key}", memory)  # one that was not there in training goes on as it is
     theta = groups[""]["theta"].to(landscape.device)
     # what stands beside theta lives where theta lives; counters and the like stay on the CPU
     state = {n: t.to(theta.device) if t.ndim else t for n, t in groups.get("state", {}).items()}
-    return Point(step, theta, state, optimizer, groups.get("trials", {}))
+    return Point(step, theta, state, optimizer, trials=groups.get("trials", {}))

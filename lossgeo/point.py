@@ -27,13 +27,14 @@ class Point:
     theta: torch.Tensor  # (P,); BatchNorm statistics and other buffers are the landscape's
     state: dict[str, torch.Tensor]  # the optimizer's
     optimizer: Preconditions | None = None
+    last: bool = False  # whether training ends here
     trials: dict[str, torch.Tensor] = field(default_factory=dict)  # of trials, how each ended: see `course.Many`
     scratch: dict[str, Any] = field(default_factory=dict)
 
     def trial(self, number: int) -> Point:
         """One of the trials as a point by itself."""
         state = {name: t[number] if t.ndim else t for name, t in self.state.items()}
-        return Point(self.step, self.theta[number].clone(), state, self.optimizer)
+        return Point(self.step, self.theta[number].clone(), state, self.optimizer, self.last)
 
     def preconditioner(self) -> torch.Tensor:
         """The diagonal D (P,) of the optimizer's step theta <- theta - lr D^-1 m.

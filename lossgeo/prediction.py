@@ -60,10 +60,10 @@ def predicted_steps(
     terms = (weights * squares).numpy()  # (R, K)
     rates = 2 * np.log(factors.numpy())
     # capped where the goal has long been passed, so that nothing overflows
-    return _solved(lambda t: (terms * np.exp(np.minimum(rates * t[:, None], CAP))).sum(1), goal, len(theta))
+    return first_steps(lambda t: (terms * np.exp(np.minimum(rates * t[:, None], CAP))).sum(1), goal, len(theta))
 
 
-def _solved(reached: Callable[[np.ndarray], np.ndarray], goal: float, count: int) -> list[float | None]:
+def first_steps(reached: Callable[[np.ndarray], np.ndarray], goal: float, count: int) -> list[float | None]:
     """For each of `count` growing functions the first whole t at which it is above the goal."""
     low, high = np.zeros(count), np.ones(count)
     while (below := (reached(high) <= goal) & (high < LONGEST)).any():

@@ -16,7 +16,7 @@ from lossgeo.machine import pick_device
 from lossgeo.packing import restored
 from lossgeo.point import Point
 from lossgeo.probes import Probe
-from lossgeo.runs import Run
+from lossgeo.runs import FINISHED, Run
 from lossgeo.signals import Interrupt
 from lossgeo.tables import Table, read
 from lossgeo.terrain import landscape_and_data
@@ -52,6 +52,7 @@ def probe(
             if p.component_name() not in tables:
                 tables[p.component_name()], note = _opened(run, p)
                 yield Progress(0, 1, note=note)
+        ended = run.manifest().get("status") in FINISHED
         there = {(row["probe"], row["step"]): row["failure"] for t in tables.values() for row in t.rows}
         steps = _chosen(list(run.checkpoints()), at, run)
         # a failure may have passed, so only rows without one are left alone
@@ -69,10 +70,12 @@ def probe(
                 except RunError as error:
                     broken.append(str(error))
                     continue
+            point.last = ended and step == max(run.checkpoints())
             table = tables[p.component_name()]
             if (p.key(), step) in there:
                 table.drop(p.key(), step)
             found = p.measured(landscape, point, memories[p.key()], run.recipe.seed)
+            memories[p.key()] = found.memory
             for row in found.rows:
                 table.append({"run": run.id} | row)
             table.flush()

@@ -184,6 +184,7 @@ class _Training:
 
     def _probe(self, ended: bool) -> None:
         """Measure what is due."""
+        self.point.last = ended
         for probe, agenda in self.probes:
             if agenda.due(self.point.step) or (ended and probe.at_end):
                 begin = time.perf_counter()

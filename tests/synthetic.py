@@ -14,6 +14,7 @@ from scipy.linalg import eigh_tridiagonal
 from lossgeo.probes.critical_points import CriticalPoints
 from lossgeo.probes.density import Density
 from lossgeo.probes.eigenvalues import Eigenvalues
+from lossgeo.probes.plateaus import Plateaus
 from lossgeo.probes.trace import Trace
 from lossgeo.resuming import ESCAPES, EVALUATIONS, STEPS
 from lossgeo.tables import Row, Table
@@ -25,6 +26,7 @@ COLUMNS = {
     "critical_points": CriticalPoints.table(),
     "eigenvalues": Eigenvalues.table(),
     "trace": Trace.table(),
+    "plateaus": Plateaus.table(),
     "density": Density.table(),
 }
 

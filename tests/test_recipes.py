@@ -33,6 +33,7 @@ def test_the_recipes_are_all_here() -> None:
         "neuron_splitting",
         "octopus_dimension",
         "octopus_stages",
+        "plateau_times",
         "quickstart",
         "saddle_dimension",
         "saddle_noise",

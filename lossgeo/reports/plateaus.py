@@ -1,0 +1,125 @@
+"""Where did training linger? Plateaus in the order in which they were met, with how long they lasted and theory beside.
+
+The decision a reader would question: plateaus are compared by their number on the way, the first with the first. A
+trial that skipped one that others met moves up; the losses in the rows show whether they are the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, final
+
+import numpy as np
+import pandas as pd
+
+from lossgeo.reports import Report, Row, Summary
+from lossgeo.reports._arms import settings_of, told_apart
+from lossgeo.statistics import bootstrap_interval, share
+from lossgeo.study import Study
+from lossgeo.survival import Survival, survival
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+ENDS = ("", "_low", "_high")
+NUMBERS = ["start_step", "last_step", "middle_loss", "lambda_min", "lambda_max", "leaving_steps", "predicted_steps"]
+
+
+@final
+class Plateaus(Report):
+    """Plateaus by probe `plateaus`: how many lasted how long, and what their middles were.
+
+    steps: Kaplan-Meier median of the length with its 95% interval; plateaus on which training ended are censored.
+    strict_share: those whose middle has a negative eigenvalue. ratio: geometric mean of the steps from the middle to
+    the end over those predicted by lambda_min, with its 95% bootstrap interval.
+
+    Source: Kaplan & Meier 1958 for censored lengths.
+    """
+
+    def render(self, study: Study) -> Summary:
+        """A row per swept setting other than seeds, and per plateau; a setting without any has one with counts."""
+        every = study.table("plateaus").reindex(columns=["run", "failure", "number", "censored", "strict", *NUMBERS])
+        every = every.astype(dict.fromkeys(NUMBERS, float))
+        groups: list[tuple[Row, int | None, pd.DataFrame]] = []
+        for settings, runs in settings_of(study):
+            mine = every[every["run"].isin(runs) & every["number"].notna()]
+            numbers = sorted(int(number) for number in mine["number"].unique())
+            groups += [(settings, number, mine[mine["number"] == number]) for number in numbers]
+            if not numbers:
+                groups.append((settings, None, mine))
+        rows = tuple({**settings, "number": number, **_numbers(found)} for settings, number, found in groups)
+        drawn = [(settings, number, found) for settings, number, found in groups if len(found)]
+        return Summary("Plateaus", rows, tuple(_notes(study, every)), (lambda: _draw(drawn)) if drawn else None)
+
+
+def _curve(found: pd.DataFrame) -> Survival | None:
+    if not len(found):
+        return None
+    return survival(found["last_step"] - found["start_step"], found["censored"].astype(bool))
+
+
+def _numbers(found: pd.DataFrame) -> Row:
+    curve = _curve(found)
+    steps = (curve.median, curve.median_low, curve.median_high) if curve else (None, None, None)
+    medians = {name: float(found[name].median()) if found[name].notna().any() else None for name in NUMBERS}
+    theory = found[found["predicted_steps"].gt(0) & found["leaving_steps"].gt(0)]
+    logs = np.log(theory["leaving_steps"].to_numpy() / theory["predicted_steps"].to_numpy())
+    interval = bootstrap_interval(logs) or (None, None)
+    centers = (float(logs.mean()) if len(logs) else None, *interval)
+    return {
+        "plateaus": len(found),
+        "censored": int(found["censored"].eq(True).sum()),
+        **dict(zip((f"steps{end}" for end in ENDS), steps, strict=True)),
+        **{name: medians[name] for name in ("start_step", "middle_loss", "lambda_min", "lambda_max")},
+        **share("strict_share", int(found["strict"].eq(True).sum()), len(found)),
+        **{name: medians[name] for name in ("leaving_steps", "predicted_steps")},
+        **{f"ratio{end}": None if x is None else float(np.exp(x)) for end, x in zip(ENDS, centers, strict=True)},
+    }
+
+
+def _notes(study: Study, every: pd.DataFrame) -> Iterator[str]:
+    without = len(study.runs) - every["run"].nunique()
+    if without:
+        yield f"{without} of {len(study.runs)} runs did not look for plateaus: probe `plateaus` does."
+    failed = int(every["failure"].notna().sum())
+    if failed:
+        yield f"{failed} measurements failed: {every['failure'].dropna().iloc[0]}."
+    if every["number"].notna().any():
+        yield "strict_share: plateaus at whose middle an eigenvalue is negative: the surroundings of saddles."
+
+
+def _draw(groups: list[tuple[Row, int | None, pd.DataFrame]]) -> Figure:
+    """How long plateaus last, and the time to leave beside what lambda_min predicts."""
+    from matplotlib.lines import Line2D
+
+    from lossgeo.reports import _figure
+
+    figure, axes = _figure.panels(
+        ["share of plateaus that last longer", "steps from the middle to the end"],
+        "Kaplan-Meier, with 95% intervals; dashed: as predicted by the smallest eigenvalue",
+    )
+    names = told_apart([{"plateau": number, **settings} for settings, number, _ in groups])
+    colors = _figure.colors(names)
+    both = []
+    for (_, _, found), color in zip(groups, colors, strict=True):
+        curve = _curve(found)
+        assert curve is not None
+        times = np.concatenate([[0.5], np.maximum(curve.times, 0.5)])
+        alive, low, high = (np.concatenate([[1.0], part]) for part in (curve.alive, curve.low, curve.high))
+        axes[0].step(times, alive, where="post", color=color, linewidth=1.5)
+        axes[0].fill_between(times, low, high, step="post", color=color, alpha=0.15, linewidth=0)
+        theory = found[found["predicted_steps"].gt(0) & found["leaving_steps"].gt(0)]
+        axes[1].plot(theory["predicted_steps"], theory["leaving_steps"], "o", color=color, markersize=4.5, alpha=0.6)
+        both += [*theory["predicted_steps"], *theory["leaving_steps"]]
+    axes[0].set_xlim(left=0.5 * min(float((found["last_step"] - found["start_step"]).min()) for _, _, found in groups))
+    axes[0].set_ylim(0, 1.02)
+    _figure.steps_axis(axes[0])
+    if both:
+        ends = [0.8 * min(both), 1.25 * max(both)]
+        axes[1].plot(ends, ends, "--", color=_figure.INK, linewidth=0.9)
+        _figure.log_ticks(axes[1])
+    _figure.steps_axis(axes[1])
+    axes[1].set_xlabel("predicted steps", fontsize=9, color=_figure.INK)
+    if 1 < len(groups) <= _figure.READABLE:
+        _figure.legend(figure, [Line2D([], [], color=color) for color in colors], names)
+    return figure
