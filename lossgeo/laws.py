@@ -67,6 +67,21 @@ def law(x: ArrayLike, times: Sequence[np.ndarray]) -> Law | None:
     )
 
 
+def limit(x: ArrayLike, values: Sequence[np.ndarray], exponent: float) -> tuple[float, float, float] | None:
+    """The value a that a + b x^exponent goes to for a negative exponent, and its 95% interval.
+
+    From the values of runs at each of at least three settings x > 0; None where there are fewer. The fit is to means,
+    by least squares; its interval the percentile bootstrap over runs, within each setting.
+    """
+    at = np.asarray(x, dtype=float)
+    if len(set(at.tolist())) < 3 or any(len(v) == 0 for v in values):
+        return None
+    draws = np.random.default_rng(0)
+    again = [[np.mean(draws.choice(v, len(v))) for v in values] for _ in range(RESAMPLES)]
+    low, high = np.percentile([_line(at, np.array(means), exponent)[0] for means in again], [2.5, 97.5])
+    return _line(at, np.array([np.mean(v) for v in values]), exponent)[0], float(low), float(high)
+
+
 def _exponent(x: np.ndarray, times: np.ndarray) -> float:
     found = minimize_scalar(
         lambda e: _line(x, times, e)[2], bounds=(-LARGEST, LARGEST), method="bounded", options={"xatol": 1e-6}

@@ -97,3 +97,24 @@ def test_the_figure_has_a_panel_of_spectra_where_there_are_some(tmp_path: Path) 
     without = rendered(tmp_path / "ends", [[{**row, "spectrum": None} for row in rows]]).draw
     assert without is not None
     assert len(without().axes) == 2
+
+
+def test_the_energy_of_minima_goes_to_its_limit(tmp_path: Path) -> None:
+    """energy = -1.6 + 2 N^(-2/3), with a spread over runs; saddles do not count."""
+    draws, tables, keys = np.random.default_rng(0), [], []
+    for size in (10, 20, 40, 80):
+        for seed in range(10):
+            energy = -1.6 + 2 * size ** (-2 / 3) + draws.normal(0, 0.01)
+            minimum = point(energy * size, 0, size=size)
+            tables.append([minimum, minimum, point(0.0, 3, size=size)])
+            keys.append({"model": {"hidden": [size]}, "seed": seed})
+    rows = rendered(tmp_path, tables, keys).rows
+    assert [row["energy"] for row in rows] == pytest.approx(
+        [-1.6 + 2 * n ** (-2 / 3) for n in (10, 20, 40, 80)], abs=0.02
+    )
+    assert len({row["energy_limit"] for row in rows}) == 1
+    assert rows[0]["energy_limit"] == pytest.approx(-1.6, abs=0.02)
+    assert rows[0]["energy_limit_low"] < -1.6 < rows[0]["energy_limit_high"]
+    assert rows[0]["energy_limit_high"] - rows[0]["energy_limit_low"] < 0.05
+    (alone,) = rendered(tmp_path / "alone", tables[:1], keys[:1]).rows
+    assert alone["energy_limit"] is None

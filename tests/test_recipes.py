@@ -29,6 +29,7 @@ def test_the_recipes_are_all_here() -> None:
         "escape_rate",
         "escape_time",
         "hessian_spectrum",
+        "index_against_loss",
         "minimum_probability",
         "neuron_splitting",
         "octopus_dimension",
@@ -41,6 +42,7 @@ def test_the_recipes_are_all_here() -> None:
         "sharpness_mnist5k",
         "sharpness_vs_batch_size",
         "spin_glass_index",
+        "spin_glass_threshold",
     ]
 
 

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, final
 import numpy as np
 import pandas as pd
 
+from lossgeo.laws import limit
 from lossgeo.reports import Report, Row, Summary
 from lossgeo.reports._arms import settings_of
-from lossgeo.statistics import root_mean_square, share, spearman
+from lossgeo.statistics import mean_with_interval, root_mean_square, share, spearman
 from lossgeo.study import Study
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 EXPECTED = ["expected_index", "expected_loss"]
 COLUMNS = ["run", "failure", "accepted", "flat", "loss", "index", "size", "kind", "spectrum", *EXPECTED]
+FINITE_SIZE = -2 / 3  # exponent of the law of finite size: that of the edge of a semicircle
 EQUAL = 1e-6  # relative difference of losses up to which they are one
 
 
@@ -32,7 +34,9 @@ class Critical(Report):
     points: those within the gradient tolerance, found by searches or measured as they are; minimum_share of them are
     minima. spearman: rank correlation of index and loss over them, with its 95% bootstrap interval; None for fewer than
     five, or where one is constant. theory_share: those with just the index and the loss of a critical point that is
-    known. index_rms: root mean square of index - expected index, over the number of parameters.
+    known. index_rms: root mean square of index - expected index, over the number of parameters. energy: loss over the
+    number of parameters N, mean over runs of that of their minima; energy_limit: a in energy = a + b N^(-2/3) where
+    several N were tried, the law of finite size in mean-field glasses.
 
     Source: Dauphin et al. 2014 for index against loss; Frye et al. 2021 for gradient-flat points.
     """
@@ -42,7 +46,7 @@ class Critical(Report):
         every = study.table("critical_points").reindex(columns=COLUMNS)
         every = every.astype(dict.fromkeys(["loss", "index", "size", *EXPECTED], float))
         arms = [(settings, every[every["run"].isin(runs)]) for settings, runs in settings_of(study)]
-        rows = tuple({**settings, **_numbers(found)} for settings, found in arms)
+        rows = tuple({**settings, **_numbers(found), **_energy(found, arms)} for settings, found in arms)
         drawable = any(row["points"] for row in rows)
         return Summary(
             "Critical points",
@@ -77,6 +81,24 @@ def _numbers(found: pd.DataFrame) -> Row:
         **share("minimum_share", int(kinds.get("minimum", 0)), len(points)),
         **spearman("spearman", points["loss"].to_numpy(), points["index"].to_numpy()),
         **_theory(points[points["expected_index"].notna()]),
+    }
+
+
+def _energies(found: pd.DataFrame) -> np.ndarray:
+    """Of every run that found minima, their mean loss over the number of parameters."""
+    minima = _points(found)
+    minima = minima[minima["kind"] == "minimum"]
+    return (minima["loss"] / minima["size"]).groupby(minima["run"]).mean().to_numpy()
+
+
+def _energy(found: pd.DataFrame, arms: list[tuple[Row, pd.DataFrame]]) -> Row:
+    """The mean energy of the minima, and what it goes to as the number of parameters grows."""
+    sizes = [float(other["size"].max()) for _, other in arms]
+    grown = limit(sizes, [_energies(other) for _, other in arms], FINITE_SIZE)
+    ends = ("", "_low", "_high")
+    return {
+        **mean_with_interval("energy", _energies(found).tolist()),
+        **dict(zip((f"energy_limit{end}" for end in ends), grown or (None, None, None), strict=True)),
     }
 
 
