@@ -65,7 +65,7 @@ def ours(plain: dict[str, Any], trials: int) -> Callable[[], object]:
     theta = starts(recipe, landscape).view(trials, -1)
     point = Point(0, theta, recipe.optimizer.init(landscape, theta), recipe.optimizer)
     limits = torch.full((trials,), 1e300, dtype=torch.float64)
-    course = Many(point, limits, 0.0, watch_of(recipe), exact=landscape.surface is not None)
+    course = Many(point, limits, 0.0, watch_of(recipe, landscape), exact=landscape.surface is not None)
     size = landscape.train.size if recipe.batch_size == "full" else recipe.batch_size
     batches = trial_batches(landscape.train, size, 0, trials, 0, lambda: course.rows)
     noise = Noise(0, lambda: course.rows)
