@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -25,16 +24,10 @@ def draw(arms: Sequence[Arm], rows: Sequence[Row], families: Sequence[Family]) -
         panels.append("median steps until they leave")
     figure, axes = _figure.panels(panels, _small_print(rows))
     axis, colors = axes[0], _figure.colors(names)
-    for (_, curve, row), color in zip(shown, colors, strict=True):
-        times = np.concatenate([[0.5], np.maximum(curve.times, 0.5)])
-        alive, low, high = (np.concatenate([[1.0], part]) for part in (curve.alive, curve.low, curve.high))
-        axis.step(times, alive, where="post", color=color, linewidth=1.5)
-        axis.fill_between(times, low, high, step="post", color=color, alpha=0.15, linewidth=0)
+    _figure.survival_curves(axis, [curve for _, curve, _ in shown], colors)
+    for (_, _, row), color in zip(shown, colors, strict=True):
         if row["predicted_steps"] and len(panels) == 1:
             axis.axvline(row["predicted_steps"], color=color, linestyle="--", linewidth=0.9)
-    axis.set_xlim(left=0.5 * max(1.0, min(float(curve.times[0]) for _, curve, _ in shown)))
-    axis.set_ylim(0, 1.02)
-    _figure.steps_axis(axis)
     if longest is not None and len(panels) > 1:
         drawn = [family for family in families if family.key == longest.key]
         of_arm = {id(arm): row for arm, row in zip(arms, rows, strict=True)}

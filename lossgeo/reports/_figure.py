@@ -10,10 +10,13 @@ from textwrap import wrap
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+from lossgeo.survival import Survival
 
 INK, FAINT = "#262626", "#8c8c8c"
 # Okabe & Ito 2008, told apart by readers with any kind of color vision; the yellow is left out, it fades on white
@@ -62,6 +65,18 @@ def log_ticks(axis: Axes) -> None:
     axis.yaxis.set_major_locator(locator)
     axis.yaxis.set_minor_locator(NullLocator())
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.6g}"))
+
+
+def survival_curves(axis: Axes, curves: Sequence[Survival], paints: Sequence[Any]) -> None:
+    """Kaplan-Meier curves with their intervals, over steps on a logarithmic axis from where the first one falls."""
+    for curve, paint in zip(curves, paints, strict=True):
+        times = np.concatenate([[0.5], np.maximum(curve.times, 0.5)])
+        alive, low, high = (np.concatenate([[1.0], part]) for part in (curve.alive, curve.low, curve.high))
+        axis.step(times, alive, where="post", color=paint, linewidth=1.5)
+        axis.fill_between(times, low, high, step="post", color=paint, alpha=0.15, linewidth=0)
+    axis.set_xlim(left=0.5 * max(1.0, min(float(curve.times[0]) for curve in curves)))
+    axis.set_ylim(0, 1.02)
+    steps_axis(axis)
 
 
 def steps_axis(axis: Axes) -> None:

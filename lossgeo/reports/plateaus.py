@@ -101,19 +101,11 @@ def _draw(groups: list[tuple[Row, int | None, pd.DataFrame]]) -> Figure:
     names = told_apart([{"plateau": number, **settings} for settings, number, _ in groups])
     colors = _figure.colors(names)
     both = []
+    _figure.survival_curves(axes[0], [curve for _, _, found in groups if (curve := _curve(found))], colors)
     for (_, _, found), color in zip(groups, colors, strict=True):
-        curve = _curve(found)
-        assert curve is not None
-        times = np.concatenate([[0.5], np.maximum(curve.times, 0.5)])
-        alive, low, high = (np.concatenate([[1.0], part]) for part in (curve.alive, curve.low, curve.high))
-        axes[0].step(times, alive, where="post", color=color, linewidth=1.5)
-        axes[0].fill_between(times, low, high, step="post", color=color, alpha=0.15, linewidth=0)
         theory = found[found["predicted_steps"].gt(0) & found["leaving_steps"].gt(0)]
         axes[1].plot(theory["predicted_steps"], theory["leaving_steps"], "o", color=color, markersize=4.5, alpha=0.6)
         both += [*theory["predicted_steps"], *theory["leaving_steps"]]
-    axes[0].set_xlim(left=0.5 * min(float((found["last_step"] - found["start_step"]).min()) for _, _, found in groups))
-    axes[0].set_ylim(0, 1.02)
-    _figure.steps_axis(axes[0])
     if both:
         ends = [0.8 * min(both), 1.25 * max(both)]
         axes[1].plot(ends, ends, "--", color=_figure.INK, linewidth=0.9)
