@@ -93,7 +93,7 @@ def _by_theory(
     plain_descent = recipe.optimizer.drift(lr) == lr
     if plant is None or drop is None or not plain_descent or watch.saddles[0].number != 0:
         return None
-    left = plant.leaving(network(recipe)[0], data, start, lr, drop)
+    left = plant.leaving(network(recipe)[0], data, start.cpu(), lr, drop)
     if left is None:
         return None
     stays = torch.diff(left, dim=1, prepend=left.new_zeros(len(left), 1))
@@ -109,7 +109,7 @@ def _differentiable(landscape: Landscape) -> Callable[[torch.Tensor], torch.Tens
 
     def value(theta: torch.Tensor) -> torch.Tensor:
         matched = targets.to(theta.dtype) if targets.is_floating_point() else targets
-        loss: torch.Tensor = mean(theta, inputs.to(theta.dtype), matched)
+        loss: torch.Tensor = mean(theta.to(inputs.device), inputs.to(theta.dtype), matched)
         return loss
 
     return value

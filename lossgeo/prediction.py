@@ -23,7 +23,7 @@ from lossgeo.saddles import Escape, Saddle
 
 HALVINGS = 100  # of a bracket of steps
 LONGEST = 1e12  # steps beyond which nobody waits
-CAP = 700.0  # of an exponent: exp(709) is the largest number
+CAP = 600.0  # of an exponent: exp(709) is the largest number
 ORDERS = (3, 4)  # of the first derivative that may lead down where no eigenvalue is negative
 SMALL = 1e-12  # a derivative below it is zero
 
@@ -42,7 +42,7 @@ def predicted_steps(
     `value`: the loss (P,) -> scalar, differentiable as often as one likes. `noise` (K,): the standard deviation of the
     batch gradient along the saddle's directions.
     """
-    parts = saddle.components(theta).double()
+    parts = saddle.components(theta).double().cpu()
     if saddle.eigenvalues[0] == 0:
         return _flat(value, saddle, escape, optimizer, lr, parts[:, 0])
     growths = [optimizer.growth(float(value), lr) for value in saddle.eigenvalues]
@@ -57,15 +57,22 @@ def predicted_steps(
     else:
         assert escape.loss_drop is not None
         weights, goal = -0.5 * saddle.eigenvalues, escape.loss_drop
-    terms = (weights * squares).numpy()  # (R, K)
-    rates = 2 * np.log(factors.numpy())
-    # capped where the goal has long been passed, so that nothing overflows
-    return first_steps(lambda t: (terms * np.exp(np.minimum(rates * t[:, None], CAP))).sum(1), goal, len(theta))
+    return steps_until((weights * squares).numpy(), factors.numpy(), goal)
 
 
-def first_steps(reached: Callable[[np.ndarray], np.ndarray], goal: float, count: int) -> list[float | None]:
-    """For each of `count` growing functions the first whole t at which it is above the goal."""
-    low, high = np.zeros(count), np.ones(count)
+def steps_until(terms: np.ndarray, factors: np.ndarray, goal: float) -> list[float | None]:
+    """The first whole t at which sum_k terms_rk factors_k^(2t) is above the goal, of R sums (R, K); None: it never is.
+
+    Terms are not negative, factors (K,) above 1.
+    """
+    rates = 2 * np.log(factors)
+
+    def reached(t: np.ndarray) -> np.ndarray:
+        # capped where the goal has long been passed, so that nothing overflows
+        total: np.ndarray = (terms * np.exp(np.minimum(rates * t[:, None], CAP))).sum(1)
+        return total
+
+    low, high = np.zeros(len(terms)), np.ones(len(terms))
     while (below := (reached(high) <= goal) & (high < LONGEST)).any():
         high[below] *= 2
     never, already = reached(high) <= goal, reached(low) > goal

@@ -115,13 +115,14 @@ class Saddle:
             )
         operator = known.curvature(point.theta)
         if len(point.theta) <= DENSE:
-            values, vectors = torch.linalg.eigh(operator @ torch.eye(len(point.theta), dtype=torch.float64))
+            whole = torch.eye(len(point.theta), dtype=torch.float64, device=operator.device)
+            values, vectors = torch.linalg.eigh((operator @ whole).cpu())
             directions = vectors.T[: point.index].contiguous()
             return cls(number, point.theta, point.loss, values[: point.index], directions)
         stream = generator(0, "saddle")
         krylov = Krylov(operator, direction(operator, stream))
         down = lanczos(krylov, 0, point.index, TOLERANCE, 10 * len(point.theta), stream).bottom
-        return cls(number, point.theta, point.loss, torch.from_numpy(down.values), down.vectors)
+        return cls(number, point.theta, point.loss, torch.from_numpy(down.values), down.vectors.cpu())
 
     def components(self, theta: torch.Tensor) -> torch.Tensor:
         """How far points (R, P) are from it along its ways down, (R, K); rows do not see each other."""

@@ -20,7 +20,7 @@ from lossgeo.neighborhood import Neighborhood
 from lossgeo.operators.hessian import Hessian
 from lossgeo.optimizers import Optimizer
 from lossgeo.point import Point
-from lossgeo.prediction import first_steps
+from lossgeo.prediction import steps_until
 from lossgeo.probes import Measurement, Probe
 from lossgeo.spectral.krylov import Krylov, direction
 from lossgeo.spectral.lanczos import lanczos
@@ -70,7 +70,7 @@ class Plateaus(Probe):
         Column("lambda_max_error", "float", "loss / parameter^2", "the solver's bound of its error"),
         Column("strict", "bool", "", "whether the smallest is negative: a saddle"),
         Column("leaving_steps", "int", "steps", "from the middle to the end"),
-        Column("predicted_steps", "float", "steps", "the same by lambda_min and the optimizer; null: no theory says"),
+        Column("predicted_steps", "float", "steps", "the same by the negative eigenvalues there; null: no theory says"),
     )
 
     def measure(self, landscape: Landscape, point: Point, memory: Memory, generator: torch.Generator) -> Measurement:
@@ -128,11 +128,9 @@ def _predicted(optimizer: object, operator: LinearOperator, g: torch.Tensor, lev
         krylov.extend()
     values, vectors = krylov.ritz()
     growths = [optimizer.growth(float(value), optimizer.lr) if value < 0 else None for value in values]
-    parts = [(norm * vectors[0, i], growth.factor) for i, growth in enumerate(growths) if growth is not None]
-    weights, factors = (np.array(column) for column in zip(*parts, strict=True)) if parts else (np.empty(0),) * 2
-    return first_steps(
-        lambda t: (weights * np.exp(np.log(factors) * t[:, None])) ** 2 @ np.ones(len(weights)), level**2, 1
-    )[0]
+    parts = [((norm * vectors[0, i]) ** 2, growth.factor) for i, growth in enumerate(growths) if growth is not None]
+    squares, factors = np.array(parts).reshape(-1, 2).T
+    return steps_until(squares[None], factors, level**2)[0]
 
 
 @dataclass(frozen=True)
