@@ -96,6 +96,35 @@ def root_mean_square(name: str, values: np.ndarray) -> dict[str, float | None]:
     return {name: float(np.sqrt(squares.mean())), f"{name}_low": float(low), f"{name}_high": float(high)}
 
 
+def spread_ratio(name: str, values: np.ndarray, reference: np.ndarray) -> dict[str, float | None]:
+    """The columns name, name_low, name_high of the ratio of two standard deviations, with the 95% percentile bootstrap.
+
+    The two are resampled apart, so that a sample over itself has an interval too. None of fewer than five values.
+    """
+    if min(len(values), len(reference)) < FEWEST or np.ptp(reference) == 0:
+        return {name: None, f"{name}_low": None, f"{name}_high": None}
+    stream = np.random.default_rng(0)
+    above, below = (
+        np.std(x[stream.integers(len(x), size=(PAIRED, len(x)))], axis=1, ddof=1) for x in (values, reference)
+    )
+    low, high = np.percentile(above[below > 0] / below[below > 0], [2.5, 97.5])
+    ratio = np.std(values, ddof=1) / np.std(reference, ddof=1)
+    return {name: float(ratio), f"{name}_low": float(low), f"{name}_high": float(high)}
+
+
+def correlation(name: str, x: np.ndarray, y: np.ndarray) -> dict[str, float | None]:
+    """The columns name, name_low, name_high of Pearson's correlation, with the 95% interval of Fisher's transform.
+
+    None for fewer than five finite pairs, or where one of them is constant.
+    """
+    both = np.isfinite(x) & np.isfinite(y)
+    if both.sum() < FEWEST or np.ptp(x[both]) == 0 or np.ptp(y[both]) == 0:
+        return {name: None, f"{name}_low": None, f"{name}_high": None}
+    found = stats.pearsonr(x[both], y[both])
+    interval = found.confidence_interval(0.95)
+    return {name: float(found.statistic), f"{name}_low": float(interval.low), f"{name}_high": float(interval.high)}
+
+
 def spearman(name: str, x: np.ndarray, y: np.ndarray) -> dict[str, float | None]:
     """The columns name, name_low, name_high of the rank correlation, with the 95% percentile bootstrap over the pairs.
 

@@ -51,6 +51,7 @@ from lossgeo.operators.gradient_covariance import GradientCovariance
 from lossgeo.operators.hessian import Hessian
 from lossgeo.point import Point
 from lossgeo.probes import Probe
+from lossgeo.probes._curvature import CurvatureProbe
 from lossgeo.probes.density import Density
 from lossgeo.probes.eigenvalues import Eigenvalues
 from lossgeo.probes.trace import Trace
@@ -185,10 +186,12 @@ def test_06_a_probe_leaves_everything_as_it_was(name: str, batch_norm: str) -> N
     loss-landscapes moves the parameters by 0.7 of their norm and sets requires_grad to False.
     """
     landscape = noisy()
+    cls = find(Probe, name)
     rest: list[dict[str, Any]] = [{"samples": 20}, {"precision": "float64"}, {"memory": 1e-4}]
-    for settings in [{"per_layer": True}, *(rest if batch_norm == "eval" else [])]:
-        small = {"steps": 10, "vectors": 2} if name == "density" else {}
-        probe, theta = find(Probe, name)(batch_norm=batch_norm, **small, **settings), landscape.start()
+    tried = [{"per_layer": True}, *(rest if batch_norm == "eval" else [])]
+    small: dict[str, Any] = {"batch_norm": batch_norm} | ({"steps": 10, "vectors": 2} if name == "density" else {})
+    for settings in [small | more for more in tried] if issubclass(cls, CurvatureProbe) else [{}]:
+        probe, theta = cls(**settings), landscape.start()
         with untouched(landscape, theta):
             found = probe.measured(landscape, Point(5, theta, {}), {}, 0)
         assert [row["failure"] for row in found.rows if row.get("failure")] == []

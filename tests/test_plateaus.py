@@ -9,9 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from networks import noisy, untouched
 from synthetic import recipe, write_run
 from test_trials import DIGITS, SADDLE, rows, trained
 
+from lossgeo.point import Point
 from lossgeo.probes.plateaus import History, Plateaus
 from lossgeo.probing import probe
 from lossgeo.reports.plateaus import Plateaus as Report
@@ -124,6 +126,20 @@ def test_what_was_met_is_the_same_after_a_stop_and_on_checkpoints(tmp_path: Path
         pass
     later = rows(Run.open(bare.folder), "plateaus")
     pd.testing.assert_frame_equal(rows(whole, "plateaus").drop(columns=apart), later.drop(columns=apart))
+
+
+def test_a_plateau_is_measured_without_leaving_a_trace() -> None:
+    landscape = noisy()
+    theta, probe = landscape.start(), Plateaus()
+    kept = torch.stack([theta, theta + 0.01])
+    steps, norms = torch.tensor([0, 10]), torch.tensor([1e-9, 1e9], dtype=torch.float64)
+    memory = History(steps, norms, steps, kept, torch.tensor(1), torch.tensor(2)).memory()
+    with untouched(landscape, theta):
+        found = probe.measured(landscape, Point(20, theta, {}), memory, 0)
+    (row,) = found.rows
+    assert (row.get("failure"), row["number"], row["start_step"], row["end_step"]) == (None, 2, 0, 10)
+    assert row["lambda_min"] < row["lambda_max"]
+    assert (row["predicted_steps"], int(found.memory["number"])) == (None, 3)  # no optimizer is known here
 
 
 def test_a_run_by_itself_has_plateaus_too(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ OF_DATA, OF_TRIALS = ["dataset.train=100", "dataset.test=20"], ["replicas=3"]
 def test_the_recipes_are_all_here() -> None:
     assert RECIPES == [
         "autoencoder_index",
+        "catapult",
         "character_transformer",
         "duplicated_unit",
         "escape_momentum",
@@ -30,6 +31,7 @@ def test_the_recipes_are_all_here() -> None:
         "escape_time",
         "hessian_spectrum",
         "index_against_loss",
+        "loss_concentration",
         "minimum_probability",
         "neuron_splitting",
         "octopus_dimension",

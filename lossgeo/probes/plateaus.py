@@ -7,6 +7,7 @@ what was found at its middle is measured then, from the few points that were kep
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Self, final
 
@@ -74,7 +75,9 @@ class Plateaus(Probe):
     )
 
     def measure(self, landscape: Landscape, point: Point, memory: Memory, generator: torch.Generator) -> Measurement:
-        norm = float(torch.linalg.vector_norm(landscape.mean_gradient(point.theta, landscape.train)))
+        norm = float(torch.linalg.vector_norm(Neighborhood(landscape, point, landscape.train).gradient()))
+        if not math.isfinite(norm):
+            raise ArithmeticError("the gradient is not finite")
         history = History.of(memory, landscape).extended(point.step, norm, point.theta, self.keep)
         row: Row = {"gradient_norm": norm}
         found = history.left(self.share, point.last)

@@ -1,0 +1,104 @@
+"""Where do trials end, and how far apart? Last losses of runs and trials, by what was swept.
+
+The decision a reader would question: a trial is the unit, whether it has a run of its own or shares one. And one that
+diverged counts among the trials and not in the means: its last loss is where somebody happened to look.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, final
+
+import numpy as np
+import pandas as pd
+
+from lossgeo.reports import Report, Row, Summary
+from lossgeo.reports._arms import settings_of, told_apart
+from lossgeo.statistics import correlation, mean_with_interval, share, spread_ratio
+from lossgeo.study import Study
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@final
+class Endings(Report):
+    """The last training and test loss of every trial: mean, standard deviation over trials, and their correlation.
+
+    fell_share: trials whose training loss ended below where it began; the others diverged or went nowhere, and are left
+    out of the means. spread: standard deviation over trials of the test loss, or of the training loss where there is no
+    test set. spread_ratio: over that of the first row. All with 95% intervals.
+
+    Source: Choromanska et al. 2015 for losses that concentrate as networks grow.
+    """
+
+    def render(self, study: Study) -> Summary:
+        """A row per swept setting other than seeds."""
+        ends = _ends(study)
+        arms = [(settings, ends[ends["run"].isin(runs)]) for settings, runs in settings_of(study)]
+        first = _losses(arms[0][1]) if arms else np.empty(0)
+        rows = tuple({**settings, **_numbers(found, first)} for settings, found in arms)
+        drawn = [(settings, _losses(found)) for settings, found in arms if len(_losses(found))]
+        return Summary("Where trials end", rows, tuple(_notes(study, ends)), (lambda: _draw(drawn)) if drawn else None)
+
+
+def _ends(study: Study) -> pd.DataFrame:
+    """run, replica, train, test, accuracy, fell: of every trial."""
+    every = study.table("evaluations").reindex(columns=["run", "replica", "step", "split", "loss", "accuracy"])
+    every = every.astype({"loss": float, "accuracy": float}).sort_values("step", kind="stable")
+    trial = ["run", "replica"]
+    train, test = (every[every["split"] == split].groupby(trial) for split in ("train", "test"))
+    begun, train_loss = train["loss"].first(), train["loss"].last()
+    ends = pd.DataFrame({"train": train_loss, "test": test["loss"].last(), "accuracy": test["accuracy"].last()})
+    return ends.assign(fell=train_loss < begun).reset_index()
+
+
+def _losses(found: pd.DataFrame) -> np.ndarray:
+    """Those whose spread is told."""
+    fell = found[found["fell"]]
+    values: np.ndarray = (fell["test"] if fell["test"].notna().any() else fell["train"]).to_numpy()
+    finite: np.ndarray = values[np.isfinite(values)]
+    return finite
+
+
+def _numbers(found: pd.DataFrame, first: np.ndarray) -> Row:
+    fell, losses = found[found["fell"]], _losses(found)
+    return {
+        "trials": len(found),
+        **share("fell_share", int(found["fell"].sum()), len(found)),
+        **mean_with_interval("train_loss", fell["train"].tolist()),
+        **mean_with_interval("test_loss", fell["test"].tolist()),
+        **mean_with_interval("test_accuracy", fell["accuracy"].tolist()),
+        "spread": float(np.std(losses, ddof=1)) if len(losses) > 1 else None,
+        **spread_ratio("spread_ratio", losses, first),
+        **correlation("correlation", fell["train"].to_numpy(), fell["test"].to_numpy()),
+    }
+
+
+def _notes(study: Study, ends: pd.DataFrame) -> Iterator[str]:
+    without = len(study.runs) - ends["run"].nunique()
+    if without:
+        yield f"{without} of {len(study.runs)} runs evaluated nothing: see `evaluate` in their recipes."
+    going = [run for run in study.runs if run.status not in ("done", "diverged")]
+    if going:
+        yield f"{len(going)} runs have not ended; their trials count where they stand."
+    stayed = int((~ends["fell"].astype(bool)).sum())
+    if stayed:
+        yield f"{stayed} trials did not end below where they began, and are left out of the means."
+
+
+def _draw(arms: list[tuple[Row, np.ndarray]]) -> Figure:
+    """The distribution of the last losses, a curve for each setting."""
+    from matplotlib.lines import Line2D
+
+    from lossgeo.reports import _figure
+
+    figure, axes = _figure.panels(["share of trials that end lower"], "every step one trial")
+    names = told_apart([settings for settings, _ in arms])
+    colors = _figure.colors(names)
+    for (_, losses), color in zip(arms, colors, strict=True):
+        axes[0].ecdf(losses, color=color, linewidth=1.5)
+    axes[0].set_xlabel("last loss", fontsize=9, color=_figure.INK)
+    if 1 < len(arms) <= _figure.READABLE:
+        _figure.legend(figure, [Line2D([], [], color=color) for color in colors], names)
+    return figure
