@@ -52,7 +52,7 @@ def probe(
             if p.component_name() not in tables:
                 tables[p.component_name()], note = _opened(run, p)
                 yield Progress(0, 1, note=note)
-        ended = run.manifest().get("status") in FINISHED
+        final = max(run.checkpoints(), default=0) if run.manifest().get("status") in FINISHED else None
         there = {(row["probe"], row["step"]): row["failure"] for t in tables.values() for row in t.rows}
         steps = _chosen(list(run.checkpoints()), at, run)
         # a failure may have passed, so only rows without one are left alone
@@ -70,7 +70,7 @@ def probe(
                 except RunError as error:
                     broken.append(str(error))
                     continue
-            point.last = ended and step == max(run.checkpoints())
+            point.last = step == final
             table = tables[p.component_name()]
             if (p.key(), step) in there:
                 table.drop(p.key(), step)

@@ -47,7 +47,8 @@ def test_trials_of_runs_that_differ_in_the_seed_are_pooled(tmp_path: Path) -> No
 
 def test_what_did_not_fall_is_counted_and_left_out(tmp_path: Path) -> None:
     fell = [row for n in range(6) for row in trial(n, 0.1 * n)]
-    grew = [*trial(6, 1e9), *trial(7, float("inf")), *trial(8, float("nan"))]
+    lost = trial(8, 0.5)[1:] + [{**row, "step": 200} for row in trial(8, float("nan"))[1:]]  # fell, then broke
+    grew = [*trial(6, 1e9), *trial(7, float("inf")), trial(8, 0.5)[0], *lost]
     stopped = trial(9, 2.0, last=0)[:1]  # looked at once, at the start
     summary = rendered(tmp_path, [[*fell, *grew, *stopped], []], [{"seed": 0}, {"seed": 1}])
     (row,) = summary.rows

@@ -28,13 +28,11 @@ ON_THE_WAY: dict[str, Any] = {"name": "plateaus", "every": 5}
 def met(norms: list[float], keep: int = 4, share: float = 0.1) -> list[tuple[int, int, int, bool]]:
     """(number, first, last, censored) of the plateaus in a series of gradient norms; measurement i is step 10 i."""
 
-    class Sized:
-        size, dtype, device = 1, torch.float64, torch.device("cpu")
-
     memory: dict[str, torch.Tensor] = {}
     found = []
     for number, norm in enumerate(norms):
-        history = History.of(memory, Sized()).extended(10 * number, norm, torch.tensor([10.0 * number]), keep)  # type: ignore[arg-type]
+        theta = torch.tensor([10.0 * number])
+        history = History.of(memory, theta).extended(10 * number, norm, theta, keep)
         ended = number == len(norms) - 1
         plateau = history.left(share, ended) or (history.resting(share) if ended else None)
         if plateau is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -78,9 +79,11 @@ def test_the_log_rank_test_tells_laws_apart_and_keeps_its_level() -> None:
         (lambda x: 4 * np.log(x) + 9, "logarithm", 0, 4),
     ],
 )
-def test_a_law_is_found_with_its_exponent_and_slope(times: object, name: str, exponent: float, slope: float) -> None:
+def test_a_law_is_found_with_its_exponent_and_slope(
+    times: Callable[[np.ndarray], np.ndarray], name: str, exponent: float, slope: float
+) -> None:
     x = np.geomspace(0.01, 0.5, 6)
-    found = law(x, [np.array([t]) for t in times(x)])  # type: ignore[operator]
+    found = law(x, [np.array([t]) for t in times(x)])
     assert found is not None
     assert found.name == name
     assert found.exponent == pytest.approx(exponent, abs=1e-4)

@@ -78,7 +78,7 @@ class Plateaus(Probe):
         norm = float(torch.linalg.vector_norm(Neighborhood(landscape, point, landscape.train).gradient()))
         if not math.isfinite(norm):
             raise ArithmeticError("the gradient is not finite")
-        history = History.of(memory, landscape).extended(point.step, norm, point.theta, self.keep)
+        history = History.of(memory, point.theta).extended(point.step, norm, point.theta, self.keep)
         row: Row = {"gradient_norm": norm}
         found = history.left(self.share, point.last)
         if found is None and point.last:
@@ -159,13 +159,13 @@ class History:
     number: torch.Tensor  # scalar: plateaus found so far
 
     @classmethod
-    def of(cls, memory: Memory, landscape: Landscape) -> Self:
-        """As the last measurement left it."""
+    def of(cls, memory: Memory, theta: torch.Tensor) -> Self:
+        """As the last measurement left it; before the first one without any points like theta (P,)."""
         if memory:
             return cls(**memory)
         whole = torch.empty(0, dtype=torch.int64)
-        kept = torch.empty(0, landscape.size, dtype=landscape.dtype, device=landscape.device)
-        return cls(whole, torch.empty(0, dtype=torch.float64), whole, kept, torch.tensor(1), torch.tensor(0))
+        norms = torch.empty(0, dtype=torch.float64)
+        return cls(whole, norms, whole, theta.new_empty(0, len(theta)), torch.tensor(1), torch.tensor(0))
 
     def memory(self) -> Memory:
         return dict(vars(self))

@@ -48,8 +48,10 @@ def _ends(study: Study) -> pd.DataFrame:
     every = every.astype({"loss": float, "accuracy": float}).sort_values("step", kind="stable")
     trial = ["run", "replica"]
     train, test = (every[every["split"] == split].groupby(trial) for split in ("train", "test"))
-    begun, train_loss = train["loss"].first(), train["loss"].last()
-    ends = pd.DataFrame({"train": train_loss, "test": test["loss"].last(), "accuracy": test["accuracy"].last()})
+    # pandas passes over NaN unless told not to, and a trial that ended at NaN would count with its loss before
+    begun, train_loss = (loss(skipna=False) for loss in (train["loss"].first, train["loss"].last))
+    last = test[["loss", "accuracy"]].last(skipna=False)
+    ends = pd.DataFrame({"train": train_loss, "test": last["loss"], "accuracy": last["accuracy"]})
     return ends.assign(fell=train_loss < begun).reset_index()
 
 
