@@ -256,7 +256,7 @@ OWN = """
 from typing import final
 from pydantic import Field
 from torch import nn
-from lossgeo.models import Model
+from lossgeo import Model
 
 @final
 class {name}(Model):
@@ -304,7 +304,7 @@ def test_a_users_file_wins_over_a_built_in_even_as_a_default(tmp_path: Path) -> 
     own = """
 from typing import final
 from lossgeo.operators.hessian import Hessian as Theirs
-from lossgeo.operators import Operator
+from lossgeo import Operator
 @final
 class Hessian(Operator):
     def at(self, *given):
@@ -339,7 +339,7 @@ def test_a_users_file_of_another_kind(tmp_path: Path) -> None:
         (OWN.format(name="A") + OWN.format(name="B"), "own.py: holds 2 public components; a file holds exactly one"),
         (OWN.format(name="_A"), "own.py: holds 0 public components"),
         (
-            "from lossgeo.models import Model\nclass A(Model): pass",
+            "from lossgeo import Model\nclass A(Model): pass",
             "own.py: holds 0 public components (A lacks module); a file holds exactly one",
         ),
         (OWN.format(name="A") + "    name: str = 'x'\n", "own.py: `name` chooses the component in a recipe"),

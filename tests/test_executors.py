@@ -25,8 +25,7 @@ import os, signal
 from pathlib import Path
 from torch import nn
 from typing import final
-from lossgeo.models import Model
-from lossgeo.task import Task
+from lossgeo import Model, Task
 
 class Net(nn.Sequential):
     steps = 0
@@ -125,7 +124,7 @@ def test_what_a_model_raises_in_a_worker_is_named_and_the_others_finish(tmp_path
     outcomes, notes = in_workers(found)
     assert notes == []
     assert [outcomes[run.id].exit_code for run in found] == [1, 0]
-    assert outcomes[found[0].id].failure == "ValueError: boom (killed.py:16)"
+    assert outcomes[found[0].id].failure == "ValueError: boom (killed.py:15)"
     assert manifest(found[0].folder)["status"] == "failed"
 
 

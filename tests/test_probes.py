@@ -39,7 +39,7 @@ def landscape() -> Landscape:
 
 LOSS = '''
 from typing import ClassVar, final
-from lossgeo.losses import Loss
+from lossgeo import Loss
 
 @final
 class PlainSquare(Loss):

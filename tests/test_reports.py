@@ -125,8 +125,7 @@ import sys
 from pathlib import Path
 from lossgeo import formats
 from lossgeo.finding import find, names
-from lossgeo.reports import Report
-from lossgeo.study import Study
+from lossgeo import Report, Study
 study = Study.open([Path({str(tmp_path)!r})])
 answers = [find(Report, name)().render(study) for name in names(Report)]
 texts = [text(answer.rows) for answer in answers for text in formats.FORMATS.values()]

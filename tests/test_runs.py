@@ -179,8 +179,7 @@ def test_the_recipe_in_the_folder_is_runnable_as_it_stands(tmp_path: Path) -> No
 MODEL = '''
 from torch import nn
 from typing import final
-from lossgeo.models import Model
-from lossgeo.task import Task
+from lossgeo import Model, Task
 
 @final
 class Mine(Model):
@@ -319,8 +318,7 @@ def test_foreign_files_in_a_run_folder_do_no_harm(tmp_path: Path) -> None:
 RAISING = '''
 from torch import nn
 from typing import final
-from lossgeo.models import Model
-from lossgeo.task import Task
+from lossgeo import Model, Task
 
 class Net(nn.Sequential):
     calls = 0
@@ -350,12 +348,12 @@ def raising(folder: Path, statement: str, step: int = 13, early: str = "pass") -
 @pytest.mark.parametrize(
     ("statement", "reason"),
     [
-        ("raise ValueError('two\\nlines')", "ValueError: two lines (raising.py:13)"),
-        ("1 / 0", "ZeroDivisionError: division by zero (raising.py:13)"),
-        ("raise SystemExit(3)", "SystemExit: 3 (raising.py:13)"),
+        ("raise ValueError('two\\nlines')", "ValueError: two lines (raising.py:12)"),
+        ("1 / 0", "ZeroDivisionError: division by zero (raising.py:12)"),
+        ("raise SystemExit(3)", "SystemExit: 3 (raising.py:12)"),
         (
             "raise OSError(2, 'No such file', 'weights.pt')",
-            "FileNotFoundError: [Errno 2] No such file: 'weights.pt' (raising.py:13)",
+            "FileNotFoundError: [Errno 2] No such file: 'weights.pt' (raising.py:12)",
         ),
         ("x.flatten(1)[:3] @ x.flatten(1)[:3]", "RuntimeError: mat1 and mat2 shapes cannot be multiplied"),
     ],

@@ -43,7 +43,7 @@ from typing import final
 
 from torch import nn
 
-from lossgeo.models import Model
+from lossgeo import Model
 
 
 @final
