@@ -12,51 +12,51 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from lossgeo.component import Component, Value
-    from lossgeo.datasets import Dataset, Raw
-    from lossgeo.executors import Executor, Outcome
-    from lossgeo.landscape import Landscape
-    from lossgeo.linear import LinearOperator
-    from lossgeo.losses import Loss
-    from lossgeo.models import Model
-    from lossgeo.neighborhood import Neighborhood
-    from lossgeo.operators import Operator
-    from lossgeo.optimizers import Growth, Optimizer, State, Step
-    from lossgeo.plants import Plant
-    from lossgeo.point import Point
-    from lossgeo.probes import Measurement, Probe
-    from lossgeo.refiners import Refined, Refiner
-    from lossgeo.reports import Report, Summary
-    from lossgeo.runs import Run
-    from lossgeo.schedules import Schedule
-    from lossgeo.study import Study
-    from lossgeo.surfaces import CriticalPoint, Surface, Theory
-    from lossgeo.tables import Column
-    from lossgeo.task import Examples, Task
+    from lossgeo.components.component import Component as Component, Value as Value
+    from lossgeo.curvature.local_loss import Neighborhood as Neighborhood
+    from lossgeo.curvature.operators import Operator as Operator
+    from lossgeo.curvature.spectral.linear_operator import LinearOperator as LinearOperator
+    from lossgeo.landscapes.datasets import Dataset as Dataset, Raw as Raw
+    from lossgeo.landscapes.landscape import Landscape as Landscape
+    from lossgeo.landscapes.losses import Loss as Loss
+    from lossgeo.landscapes.models import Model as Model
+    from lossgeo.landscapes.point import Point as Point
+    from lossgeo.landscapes.surfaces import CriticalPoint as CriticalPoint, Surface as Surface, Theory as Theory
+    from lossgeo.landscapes.task import Examples as Examples, Task as Task
+    from lossgeo.optimizers import Growth as Growth, Optimizer as Optimizer, State as State, Step as Step
+    from lossgeo.optimizers.schedules import Schedule as Schedule
+    from lossgeo.probes import Measurement as Measurement, Probe as Probe
+    from lossgeo.reports import Report as Report, Summary as Summary
+    from lossgeo.reports.analysis.study import Study as Study
+    from lossgeo.runs.executors import Executor as Executor, Outcome as Outcome
+    from lossgeo.runs.run import Run as Run
+    from lossgeo.saddles.plants import Plant as Plant
+    from lossgeo.saddles.refiners import Refined as Refined, Refiner as Refiner
+    from lossgeo.tables import Column as Column
 
 # where each name of the front door lives; a test holds it to the imports above
 HOMES = {
-    "lossgeo.component": ("Component", "Value"),
-    "lossgeo.datasets": ("Dataset", "Raw"),
-    "lossgeo.executors": ("Executor", "Outcome"),
-    "lossgeo.landscape": ("Landscape",),
-    "lossgeo.linear": ("LinearOperator",),
-    "lossgeo.losses": ("Loss",),
-    "lossgeo.models": ("Model",),
-    "lossgeo.neighborhood": ("Neighborhood",),
-    "lossgeo.operators": ("Operator",),
+    "lossgeo.components.component": ("Component", "Value"),
+    "lossgeo.curvature.local_loss": ("Neighborhood",),
+    "lossgeo.curvature.operators": ("Operator",),
+    "lossgeo.curvature.spectral.linear_operator": ("LinearOperator",),
+    "lossgeo.landscapes.datasets": ("Dataset", "Raw"),
+    "lossgeo.landscapes.landscape": ("Landscape",),
+    "lossgeo.landscapes.losses": ("Loss",),
+    "lossgeo.landscapes.models": ("Model",),
+    "lossgeo.landscapes.point": ("Point",),
+    "lossgeo.landscapes.surfaces": ("CriticalPoint", "Surface", "Theory"),
+    "lossgeo.landscapes.task": ("Examples", "Task"),
     "lossgeo.optimizers": ("Growth", "Optimizer", "State", "Step"),
-    "lossgeo.plants": ("Plant",),
-    "lossgeo.point": ("Point",),
+    "lossgeo.optimizers.schedules": ("Schedule",),
     "lossgeo.probes": ("Measurement", "Probe"),
-    "lossgeo.refiners": ("Refined", "Refiner"),
     "lossgeo.reports": ("Report", "Summary"),
-    "lossgeo.runs": ("Run",),
-    "lossgeo.schedules": ("Schedule",),
-    "lossgeo.study": ("Study",),
-    "lossgeo.surfaces": ("CriticalPoint", "Surface", "Theory"),
+    "lossgeo.reports.analysis.study": ("Study",),
+    "lossgeo.runs.executors": ("Executor", "Outcome"),
+    "lossgeo.runs.run": ("Run",),
+    "lossgeo.saddles.plants": ("Plant",),
+    "lossgeo.saddles.refiners": ("Refined", "Refiner"),
     "lossgeo.tables": ("Column",),
-    "lossgeo.task": ("Examples", "Task"),
 }
 _HOME = {name: module for module, names in HOMES.items() for name in names}
 

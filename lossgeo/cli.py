@@ -21,14 +21,14 @@ import typer
 from lossgeo import __version__
 from lossgeo.display import display, say
 from lossgeo.errors import LossgeoError, Stopped, UsageError
-from lossgeo.signals import Interrupt
+from lossgeo.runs.interrupt import Interrupt
 
 if TYPE_CHECKING:
-    from lossgeo.executors import Outcome
-    from lossgeo.probing import At
-    from lossgeo.recipe import Resolved
-    from lossgeo.runs import Run
-    from lossgeo.training import Progress
+    from lossgeo.recipes.recipe import Resolved
+    from lossgeo.runs.executors import Outcome
+    from lossgeo.runs.probing import At
+    from lossgeo.runs.run import Run
+    from lossgeo.runs.training import Progress
 
 app = typer.Typer(
     name="lossgeo",
@@ -80,15 +80,15 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Train the runs of a recipe and print their folders. The same command again goes on where it stopped."""
-    from lossgeo.documents import MAX_BYTES, read_named
+    from lossgeo.recipes.documents import MAX_BYTES, read_named
 
     stdin = sys.stdin.buffer.read(MAX_BYTES + 1) if "-" in (recipes or ()) else None
     # listening before torch is loaded, so that a batch system that stops the command early is told to try again
     with Interrupt().listening(signal.SIGINT, signal.SIGTERM) as interrupt:
-        from lossgeo.executors import Executor
-        from lossgeo.finding import used_files
-        from lossgeo.recipe import read_recipe, resolve
-        from lossgeo.runs import Run, left_behind
+        from lossgeo.components.finding import used_files
+        from lossgeo.recipes.recipe import read_recipe, resolve
+        from lossgeo.runs.executors import Executor
+        from lossgeo.runs.run import Run, left_behind
 
         search = used_files(use)
         if device is not None:
@@ -125,12 +125,12 @@ def probe(
     """Measure on the checkpoints of runs, as a probe in the recipe would have, and print the runs' folders."""
     paths = _paths(runs)
     with Interrupt().listening(signal.SIGINT, signal.SIGTERM) as interrupt:
-        from lossgeo.documents import read_named
-        from lossgeo.executors import attempt
-        from lossgeo.finding import used_files
+        from lossgeo.components.finding import used_files
         from lossgeo.probes import Probe
-        from lossgeo.probing import probe as measure
-        from lossgeo.study import run_folders
+        from lossgeo.recipes.documents import read_named
+        from lossgeo.reports.analysis.study import run_folders
+        from lossgeo.runs.executors import attempt
+        from lossgeo.runs.probing import probe as measure
 
         search = used_files(use)
         wanted = [_component(Probe, read_named(text, f"--probe {text}"), f"--probe {text}", search) for text in probes]
@@ -158,10 +158,10 @@ def report(
 ) -> None:
     """Turn the tables of runs into an answer: rows, and on request a figure or a page."""
     from lossgeo import formats
-    from lossgeo.documents import read_named
-    from lossgeo.finding import used_files
+    from lossgeo.components.finding import used_files
+    from lossgeo.recipes.documents import read_named
     from lossgeo.reports import Report
-    from lossgeo.study import Study
+    from lossgeo.reports.analysis.study import Study
 
     chosen = _component(Report, read_named(kind, "KIND"), "KIND", used_files(use))
     suffix = formats.figure_kind(figure) if figure is not None else None
@@ -190,8 +190,8 @@ def list_(
 ) -> None:
     """The components that a recipe can name, with their keys."""
     from lossgeo import formats
-    from lossgeo.catalog import interfaces, keys
-    from lossgeo.finding import used_files
+    from lossgeo.components.catalog import interfaces, keys
+    from lossgeo.components.finding import used_files
 
     known = interfaces()
     if kind is not None and kind not in known:
@@ -205,7 +205,7 @@ def schema() -> None:
     """The JSON Schema of a recipe, for editors that complete and check YAML."""
     import json
 
-    from lossgeo.schema import schema as made
+    from lossgeo.recipes.schema import schema as made
 
     _print([json.dumps(made(), indent=1)])
 
@@ -231,7 +231,7 @@ def main() -> NoReturn:
 
 def _follow(news: Iterator[tuple[Path, Progress | Outcome]], total: int, quiet: bool, interrupt: Interrupt) -> None:
     """Show the way of `total` runs, print the folder of each that ends well, and exit as the others ask for."""
-    from lossgeo.executors import Outcome
+    from lossgeo.runs.executors import Outcome
 
     ended, failures = 0, [0]
     with display(total, quiet) as shown:
@@ -268,8 +268,8 @@ def _print(lines: Sequence[str] | Iterator[str]) -> None:
 
 
 def _component(interface: Any, plain: Any, option: str, search: tuple[Path, ...]) -> Any:
-    from lossgeo.documents import Document
-    from lossgeo.parsing import parse
+    from lossgeo.components.parsing import parse
+    from lossgeo.recipes.documents import Document
 
     value, problems = parse(interface, plain, search)
     if problems:

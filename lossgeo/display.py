@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from rich.progress import Progress as Bar
-    from rich.progress import TaskID
+    from rich.progress import Progress as Bar, TaskID
 
-    from lossgeo.training import Progress
+    from lossgeo.runs.training import Progress
 
 MINUTE = 60.0  # seconds between two plain lines
 
@@ -53,8 +52,7 @@ def display(runs: int, quiet: bool) -> Iterator[Display]:
         yield _Lines(runs)
     else:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-        from rich.progress import Progress as Bar
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress as Bar, TextColumn, TimeRemainingColumn
 
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         # rich would send what goes to standard output to its own console, which is standard error

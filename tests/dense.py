@@ -19,15 +19,15 @@ from networks import Slower
 from torch import nn
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 
-from lossgeo.landscape import Landscape
-from lossgeo.operators import Operator
-from lossgeo.operators.finite_difference import FiniteDifference
-from lossgeo.operators.fisher import Fisher
-from lossgeo.operators.gauss_newton import GaussNewton
-from lossgeo.operators.gradient_covariance import GradientCovariance
-from lossgeo.operators.hessian import Hessian
-from lossgeo.operators.ntk import NTK
-from lossgeo.operators.preconditioned import Preconditioned
+from lossgeo.curvature.operators import Operator
+from lossgeo.curvature.operators.finite_difference import FiniteDifference
+from lossgeo.curvature.operators.fisher import Fisher
+from lossgeo.curvature.operators.gauss_newton import GaussNewton
+from lossgeo.curvature.operators.gradient_covariance import GradientCovariance
+from lossgeo.curvature.operators.hessian import Hessian
+from lossgeo.curvature.operators.ntk import NTK
+from lossgeo.curvature.operators.preconditioned import Preconditioned
+from lossgeo.landscapes.landscape import Landscape
 
 
 class WrittenOutNorm(nn.Module):

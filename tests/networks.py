@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from lossgeo.finding import find
-from lossgeo.landscape import Landscape
-from lossgeo.losses import Loss
-from lossgeo.models import Model
-from lossgeo.neighborhood import Neighborhood
-from lossgeo.point import Point
+from lossgeo.components.finding import find
+from lossgeo.curvature.local_loss import Neighborhood
+from lossgeo.landscapes.landscape import Landscape
+from lossgeo.landscapes.losses import Loss
+from lossgeo.landscapes.models import Model
+from lossgeo.landscapes.point import Point
+from lossgeo.landscapes.task import Examples, Task
 from lossgeo.randomness import generator
-from lossgeo.task import Examples, Task
 
 N = 37  # prime: no chunk size divides it
 CLASSES = 4

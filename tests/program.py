@@ -21,13 +21,13 @@ import pyarrow.parquet as pq
 import yaml
 from safetensors.torch import load_file
 
-from lossgeo.documents import read_document
-from lossgeo.finding import used_files
-from lossgeo.recipe import resolve
-from lossgeo.resuming import _sha256
-from lossgeo.runs import Run
-from lossgeo.signals import Interrupt
-from lossgeo.training import Progress, train
+from lossgeo.components.finding import used_files
+from lossgeo.recipes.documents import read_document
+from lossgeo.recipes.recipe import resolve
+from lossgeo.runs.interrupt import Interrupt
+from lossgeo.runs.resuming import _sha256
+from lossgeo.runs.run import Run
+from lossgeo.runs.training import Progress, train
 
 TIMES = ("seconds", "gradient_seconds")  # columns that differ between two equal runs
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}

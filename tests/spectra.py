@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-from lossgeo.linear import LinearOperator
+from lossgeo.curvature.spectral.linear_operator import LinearOperator
 
 
 def stream(seed: int = 0) -> torch.Generator:

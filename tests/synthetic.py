@@ -16,7 +16,7 @@ from lossgeo.probes.density import Density
 from lossgeo.probes.eigenvalues import Eigenvalues
 from lossgeo.probes.plateaus import Plateaus
 from lossgeo.probes.trace import Trace
-from lossgeo.resuming import ESCAPES, EVALUATIONS, STEPS
+from lossgeo.runs.resuming import ESCAPES, EVALUATIONS, STEPS
 from lossgeo.tables import Row, Table
 
 COLUMNS = {

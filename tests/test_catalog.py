@@ -13,13 +13,13 @@ from test_component import EVERY, INTERFACES, REQUIRED, plain
 from test_recipe import BASE, PLACES, base_of, of, placed
 
 from lossgeo import formats
-from lossgeo.catalog import keys, readable
-from lossgeo.component import dump
-from lossgeo.finding import find
-from lossgeo.parsing import parse
+from lossgeo.components.catalog import keys, readable
+from lossgeo.components.component import dump
+from lossgeo.components.finding import find
+from lossgeo.components.parsing import parse
 from lossgeo.probes import Probe
-from lossgeo.recipe import Recipe, shipped_recipes
-from lossgeo.schema import schema
+from lossgeo.recipes.recipe import Recipe, shipped_recipes
+from lossgeo.recipes.schema import schema
 
 NAMED = [(f, n) for f, n in EVERY if f in PLACES]
 every_named_component = pytest.mark.parametrize(("folder", "name"), NAMED)

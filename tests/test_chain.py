@@ -8,16 +8,16 @@ import pytest
 import torch
 from torch import nn
 
-from lossgeo.chain import BACKWARD, Chain
-from lossgeo.finding import find
-from lossgeo.landscape import Landscape
-from lossgeo.losses import Loss
-from lossgeo.losses.cross_entropy import CrossEntropy
-from lossgeo.losses.mse import MSE
-from lossgeo.models import Model
-from lossgeo.models._rows import Rows
+from lossgeo.components.finding import find
+from lossgeo.landscapes.backprop import BACKWARD, Chain
+from lossgeo.landscapes.landscape import Landscape
+from lossgeo.landscapes.losses import Loss
+from lossgeo.landscapes.losses.cross_entropy import CrossEntropy
+from lossgeo.landscapes.losses.mse import MSE
+from lossgeo.landscapes.models import Model
+from lossgeo.landscapes.models._rows import Rows
+from lossgeo.landscapes.task import Examples, Task
 from lossgeo.randomness import generator
-from lossgeo.task import Examples, Task
 
 TASK = Task((2, 3), 4, "classes")
 LAYERS = {"tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "relu": nn.ReLU, "identity": nn.Identity}

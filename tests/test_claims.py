@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from synthetic import recipe, write_run
 
+from lossgeo.reports.analysis.study import Study
+from lossgeo.reports.analysis.verdicts import verdict
 from lossgeo.reports.claims import Claims
-from lossgeo.study import Study
-from lossgeo.verdicts import verdict
 
 
 @pytest.mark.parametrize(

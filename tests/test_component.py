@@ -12,17 +12,17 @@ from typing import Any
 
 import pytest
 
-from lossgeo.catalog import catalog, interfaces
-from lossgeo.component import Component, Value, components, dump, file_of
+from lossgeo.components.catalog import catalog, interfaces
+from lossgeo.components.component import Component, Value, components, dump, file_of
+from lossgeo.components.finding import find, names, used_files
+from lossgeo.components.parsing import parse, show
 from lossgeo.errors import UsageError
-from lossgeo.finding import find, names, used_files
-from lossgeo.models import Model
-from lossgeo.models.mlp import MLP
+from lossgeo.landscapes.models import Model
+from lossgeo.landscapes.models.mlp import MLP
 from lossgeo.optimizers import Optimizer
-from lossgeo.parsing import parse, show
+from lossgeo.optimizers.schedules import Schedule
 from lossgeo.probes import Probe
-from lossgeo.recipe import Recipe
-from lossgeo.schedules import Schedule
+from lossgeo.recipes.recipe import Recipe
 
 INTERFACES = interfaces()
 # keys that have no default; a new component with required keys needs a line here

@@ -14,8 +14,8 @@ from synthetic import density, eigenvalue, eigenvalues, id_of, network, recipe, 
 
 from lossgeo import formats
 from lossgeo.reports import Summary
+from lossgeo.reports.analysis.study import Study
 from lossgeo.reports.cost import Cost
-from lossgeo.study import Study
 from lossgeo.tables import Row
 
 # 100 s for 1,000 steps, 20 s of them for probes: 0.08 s a step

@@ -11,20 +11,20 @@ from networks import landscape_of
 from pydantic import ValidationError
 from test_surfaces import SURFACES
 
-from lossgeo.documents import Document
-from lossgeo.landscape import Landscape
-from lossgeo.operators.gauss_newton import GaussNewton
-from lossgeo.point import Point
+from lossgeo.curvature.operators.gauss_newton import GaussNewton
+from lossgeo.landscapes.landscape import Landscape
+from lossgeo.landscapes.point import Point
+from lossgeo.landscapes.surfaces import Surface
+from lossgeo.landscapes.surfaces.quadratic import Quadratic
 from lossgeo.probes.critical_points import CriticalPoints
-from lossgeo.recipe import resolve
-from lossgeo.surfaces import Surface
-from lossgeo.surfaces.quadratic import Quadratic
+from lossgeo.recipes.documents import Document
+from lossgeo.recipes.recipe import resolve
+from lossgeo.runs.building import landscape_and_data
 from lossgeo.tables import Row
-from lossgeo.terrain import landscape_and_data
 
 
 def landscape_over(surface: Surface) -> Landscape:
-    from lossgeo.component import dump
+    from lossgeo.components.component import dump
 
     plain = {"name": "x", "surface": dump(surface), "optimizer": "sgd", "steps": 1}
     (resolved,) = resolve(Document(plain, "test"))

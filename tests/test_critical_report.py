@@ -10,8 +10,8 @@ import pytest
 from synthetic import recipe, write_run
 
 from lossgeo.reports import Row, Summary
+from lossgeo.reports.analysis.study import Study
 from lossgeo.reports.critical import Critical
-from lossgeo.study import Study
 
 
 def point(loss: float, index: int, **more: Any) -> Row:

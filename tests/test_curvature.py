@@ -25,17 +25,17 @@ from networks import (
 )
 from torch import nn
 
+from lossgeo.components.finding import find, names
+from lossgeo.curvature.graphs import graph_bytes
+from lossgeo.curvature.memory import free_memory
+from lossgeo.curvature.operators import Operator
+from lossgeo.curvature.operators.gauss_newton import GaussNewton
+from lossgeo.curvature.operators.hessian import Hessian
+from lossgeo.curvature.operators.preconditioned import Preconditioned
 from lossgeo.errors import UsageError
-from lossgeo.finding import find, names
-from lossgeo.free_memory import free_memory
-from lossgeo.graphs import graph_bytes
-from lossgeo.landscape import Landscape
-from lossgeo.operators import Operator
-from lossgeo.operators.gauss_newton import GaussNewton
-from lossgeo.operators.hessian import Hessian
-from lossgeo.operators.preconditioned import Preconditioned
+from lossgeo.landscapes.landscape import Landscape
+from lossgeo.landscapes.point import Point
 from lossgeo.optimizers.adam import Adam
-from lossgeo.point import Point
 from lossgeo.probes import Measurement, Probe
 from lossgeo.probes._curvature import CurvatureProbe
 from lossgeo.probes.density import Density

@@ -20,23 +20,23 @@ import sklearn.datasets
 import torch
 from pydantic import ValidationError
 
-from lossgeo.component import dump
-from lossgeo.datasets import Data, Dataset, Kind, Raw
-from lossgeo.datasets.breast_cancer import BreastCancer
-from lossgeo.datasets.diabetes import Diabetes
-from lossgeo.datasets.digits import Digits
-from lossgeo.datasets.file import File
-from lossgeo.datasets.gaussian_mixture import GaussianMixture
-from lossgeo.datasets.linear_teacher import LinearTeacher
-from lossgeo.datasets.mnist1d import MNIST1D
-from lossgeo.datasets.mnist5k import MNIST5k
-from lossgeo.datasets.teacher_student import TeacherStudent
-from lossgeo.datasets.text import Text
+from lossgeo.components.component import dump
+from lossgeo.components.finding import find, names
+from lossgeo.components.parsing import parse
 from lossgeo.errors import UsageError
-from lossgeo.finding import find, names
-from lossgeo.parsing import parse
+from lossgeo.landscapes.datasets import Data, Dataset, Kind, Raw
+from lossgeo.landscapes.datasets.breast_cancer import BreastCancer
+from lossgeo.landscapes.datasets.diabetes import Diabetes
+from lossgeo.landscapes.datasets.digits import Digits
+from lossgeo.landscapes.datasets.file import File
+from lossgeo.landscapes.datasets.gaussian_mixture import GaussianMixture
+from lossgeo.landscapes.datasets.linear_teacher import LinearTeacher
+from lossgeo.landscapes.datasets.mnist1d import MNIST1D
+from lossgeo.landscapes.datasets.mnist5k import MNIST5k
+from lossgeo.landscapes.datasets.teacher_student import TeacherStudent
+from lossgeo.landscapes.datasets.text import Text
+from lossgeo.landscapes.task import Task
 from lossgeo.randomness import generator
-from lossgeo.task import Task
 
 DATASETS = names(Dataset)
 

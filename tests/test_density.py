@@ -9,8 +9,8 @@ import pytest
 import torch
 from spectra import largest, matrix, operator, stream
 
-from lossgeo.spectral.density import Density, density
-from lossgeo.spectral.krylov import Krylov, combine, direction
+from lossgeo.curvature.spectral.krylov import Krylov, combine, direction
+from lossgeo.curvature.spectral.slq import Density, density
 
 PARTED = np.concatenate([-np.linspace(0.5, 1, 40), np.linspace(0.2, 1, 100), [3.0, 4.0, 5.0]])
 

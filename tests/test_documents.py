@@ -10,11 +10,18 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
-from lossgeo.documents import MAX_BYTES, RecipeError, read_document, read_named, read_value, scalar, write_document
-from lossgeo.recipe import resolve
+from lossgeo.recipes.documents import (
+    MAX_BYTES,
+    RecipeError,
+    read_document,
+    read_named,
+    read_value,
+    scalar,
+    write_document,
+)
+from lossgeo.recipes.recipe import resolve
 
 VALID = {
     "name": "valid",

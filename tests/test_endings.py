@@ -10,9 +10,9 @@ import pytest
 from synthetic import recipe, write_run
 
 from lossgeo.reports import Row, Summary
+from lossgeo.reports.analysis.intervals import spread_ratio
+from lossgeo.reports.analysis.study import Study
 from lossgeo.reports.endings import Endings
-from lossgeo.statistics import spread_ratio
-from lossgeo.study import Study
 
 
 def trial(number: int, train: float, test: float | None = None, begun: float = 2.0, last: int = 100) -> list[Row]:

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from program import content, lossgeo, manifest, runs, start, trained, until, written
 
-from lossgeo.executors import Outcome
-from lossgeo.executors.local import Local
-from lossgeo.runs import Run
-from lossgeo.signals import Interrupt
+from lossgeo.runs.executors import Outcome
+from lossgeo.runs.executors.local import Local
+from lossgeo.runs.interrupt import Interrupt
+from lossgeo.runs.run import Run
 
 SEEDS = {"seed": {"range": 3}}
 LONG: dict[str, Any] = {"steps": 200_000, "log": {"every": 50_000}, "evaluate": {"every": 50_000}}

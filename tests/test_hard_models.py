@@ -28,16 +28,16 @@ from networks import (
 from program import ENVIRONMENT, a_run
 from torch import nn
 
-from lossgeo.landscape import Landscape
-from lossgeo.models.mlp import MLP
-from lossgeo.neighborhood import Neighborhood
-from lossgeo.point import Point
+from lossgeo.curvature.local_loss import Neighborhood
+from lossgeo.landscapes.landscape import Landscape
+from lossgeo.landscapes.models.mlp import MLP
+from lossgeo.landscapes.point import Point
+from lossgeo.landscapes.task import Examples, Task
 from lossgeo.probes.density import Density
 from lossgeo.probes.eigenvalues import Eigenvalues
 from lossgeo.probes.trace import Trace
 from lossgeo.randomness import generator
-from lossgeo.task import Examples, Task
-from lossgeo.terrain import landscape_and_data
+from lossgeo.runs.building import landscape_and_data
 
 # products in float32 against a matrix in float64: an eps of 1.2e-7 in every one of some ten operations in a row, and
 # gradients of different examples that cancel in part

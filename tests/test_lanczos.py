@@ -7,8 +7,8 @@ import pytest
 import torch
 from spectra import matrix, operator, stream
 
-from lossgeo.spectral.krylov import Krylov, direction
-from lossgeo.spectral.lanczos import Ends, lanczos, warm_start
+from lossgeo.curvature.spectral.krylov import Krylov, direction
+from lossgeo.curvature.spectral.lanczos import Ends, lanczos, warm_start
 
 GAPPED = np.concatenate([[-3.0, -2.5], np.linspace(-0.1, 0.5, 194), [2.0, 2.2, 5.0, 9.0]])
 

@@ -11,16 +11,16 @@ import torch
 from torch.autograd.functional import hessian
 from torch.nn import functional
 
+from lossgeo.components.finding import find, names
+from lossgeo.components.parsing import parse
 from lossgeo.errors import UsageError
-from lossgeo.finding import find, names
-from lossgeo.landscape import Landscape
-from lossgeo.losses import Loss
-from lossgeo.losses.cross_entropy import CrossEntropy
-from lossgeo.losses.mse import MSE
-from lossgeo.models import Model
-from lossgeo.parsing import parse
+from lossgeo.landscapes.landscape import Landscape
+from lossgeo.landscapes.losses import Loss
+from lossgeo.landscapes.losses.cross_entropy import CrossEntropy
+from lossgeo.landscapes.losses.mse import MSE
+from lossgeo.landscapes.models import Model
+from lossgeo.landscapes.task import Examples, Targets, Task
 from lossgeo.randomness import generator
-from lossgeo.task import Examples, Targets, Task
 
 LOSSES = names(Loss)
 CASES = [(name, kind) for name in LOSSES for kind in find(Loss, name).accepts]

@@ -12,20 +12,20 @@ import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from lossgeo.components.finding import find, names
+from lossgeo.components.parsing import parse
 from lossgeo.errors import UsageError
-from lossgeo.finding import find, names
-from lossgeo.models import Model
-from lossgeo.models._activation import Activation
-from lossgeo.models._initialization import initialize
-from lossgeo.models.cnn import CNN
-from lossgeo.models.deep_linear import DeepLinear
-from lossgeo.models.logistic import Logistic
-from lossgeo.models.mlp import MLP
-from lossgeo.models.resnet import ResNet
-from lossgeo.models.transformer import Transformer
-from lossgeo.parsing import parse
+from lossgeo.landscapes.models import Model
+from lossgeo.landscapes.models._activation import Activation
+from lossgeo.landscapes.models._initialization import initialize
+from lossgeo.landscapes.models.cnn import CNN
+from lossgeo.landscapes.models.deep_linear import DeepLinear
+from lossgeo.landscapes.models.logistic import Logistic
+from lossgeo.landscapes.models.mlp import MLP
+from lossgeo.landscapes.models.resnet import ResNet
+from lossgeo.landscapes.models.transformer import Transformer
+from lossgeo.landscapes.task import Task
 from lossgeo.randomness import generator
-from lossgeo.task import Task
 
 MODELS = names(Model)
 

@@ -25,13 +25,13 @@ from networks import (
 )
 from torch import nn
 
+from lossgeo.components.finding import find, names
+from lossgeo.curvature.local_loss import Neighborhood, layers, matching
+from lossgeo.curvature.operators import Operator
+from lossgeo.curvature.operators.fisher import Fisher
 from lossgeo.errors import UsageError
-from lossgeo.finding import find, names
-from lossgeo.landscape import Landscape
-from lossgeo.neighborhood import Neighborhood, layers, matching
-from lossgeo.operators import Operator
-from lossgeo.operators.fisher import Fisher
-from lossgeo.point import Point
+from lossgeo.landscapes.landscape import Landscape
+from lossgeo.landscapes.point import Point
 
 ROUNDING = 1e-12  # float64 sums in another order
 

@@ -24,23 +24,23 @@ from networks import (
 )
 from torch import nn
 
+from lossgeo.components.finding import names
+from lossgeo.curvature.local_loss import Neighborhood
+from lossgeo.curvature.operators import Operator
+from lossgeo.curvature.operators.finite_difference import FiniteDifference
+from lossgeo.curvature.operators.fisher import Fisher
+from lossgeo.curvature.operators.hessian import Hessian
+from lossgeo.curvature.operators.ntk import NTK
+from lossgeo.curvature.operators.preconditioned import Preconditioned
+from lossgeo.curvature.spectral.linear_operator import Contributions, LinearOperator
 from lossgeo.errors import UsageError
-from lossgeo.finding import names
-from lossgeo.landscape import Landscape
-from lossgeo.linear import Contributions, LinearOperator
-from lossgeo.losses import Loss
-from lossgeo.neighborhood import Neighborhood
-from lossgeo.operators import Operator
-from lossgeo.operators.finite_difference import FiniteDifference
-from lossgeo.operators.fisher import Fisher
-from lossgeo.operators.hessian import Hessian
-from lossgeo.operators.ntk import NTK
-from lossgeo.operators.preconditioned import Preconditioned
+from lossgeo.landscapes.landscape import Landscape
+from lossgeo.landscapes.losses import Loss
+from lossgeo.landscapes.point import Point
 from lossgeo.optimizers import Optimizer
 from lossgeo.optimizers.adam import Adam
 from lossgeo.optimizers.rmsprop import RMSprop
 from lossgeo.optimizers.sgd import SGD
-from lossgeo.point import Point
 from lossgeo.randomness import Noise
 
 # a sum over chunks in another order

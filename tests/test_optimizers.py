@@ -17,14 +17,14 @@ import torch
 from pydantic import ValidationError
 
 import lossgeo.optimizers
-from lossgeo.finding import find, names
+from lossgeo.components.finding import find, names
+from lossgeo.landscapes.task import Examples
 from lossgeo.optimizers import Optimizer, State, Step
 from lossgeo.optimizers.adam import Adam
 from lossgeo.optimizers.adamw import AdamW
 from lossgeo.optimizers.rmsprop import RMSprop
 from lossgeo.optimizers.sgd import SGD
 from lossgeo.randomness import Noise, generator
-from lossgeo.task import Examples
 
 NAMES = names(Optimizer)
 

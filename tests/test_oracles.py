@@ -14,21 +14,20 @@ import numpy as np
 import pytest
 import torch
 from networks import CLASSES, apart, directions, here, landscape_of
-from scipy.sparse.linalg import LinearOperator as ScipyOperator
-from scipy.sparse.linalg import eigsh
+from scipy.sparse.linalg import LinearOperator as ScipyOperator, eigsh
 from torch import nn
 from torch.nn import functional
 
-from lossgeo.landscape import Landscape
-from lossgeo.linear import LinearOperator
-from lossgeo.operators import Operator
-from lossgeo.operators.fisher import Fisher
-from lossgeo.operators.gauss_newton import GaussNewton
-from lossgeo.operators.gradient_covariance import GradientCovariance
-from lossgeo.operators.hessian import Hessian
+from lossgeo.curvature.operators import Operator
+from lossgeo.curvature.operators.fisher import Fisher
+from lossgeo.curvature.operators.gauss_newton import GaussNewton
+from lossgeo.curvature.operators.gradient_covariance import GradientCovariance
+from lossgeo.curvature.operators.hessian import Hessian
+from lossgeo.curvature.spectral.krylov import Krylov, direction
+from lossgeo.curvature.spectral.lanczos import Ends, lanczos
+from lossgeo.curvature.spectral.linear_operator import LinearOperator
+from lossgeo.landscapes.landscape import Landscape
 from lossgeo.randomness import generator
-from lossgeo.spectral.krylov import Krylov, direction
-from lossgeo.spectral.lanczos import Ends, lanczos
 
 EXAMPLES = 36  # for those that average batches as if they were of one size
 BATCH = 12

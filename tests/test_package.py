@@ -19,7 +19,7 @@ def test_the_wheel_ships_the_recipes_and_every_module(tmp_path: Path) -> None:
     (wheel,) = tmp_path.glob("lossgeo-*.whl")
     inside = set(zipfile.ZipFile(wheel).namelist())
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "lossgeo").rglob("*.py")}
-    recipes = {f"lossgeo/recipes/{path.name}" for path in (ROOT / "recipes").glob("*.yaml")}
+    recipes = {f"lossgeo/recipes/shipped/{path.name}" for path in (ROOT / "recipes").glob("*.yaml")}
     assert len(modules) > 50
     assert len(recipes) >= 3
     assert modules | recipes <= inside

@@ -29,41 +29,39 @@ from networks import (
     partly_uncounted,
     untouched,
 )
-from program import rows as rows_of
-from program import tables, trained
-from synthetic import id_of, recipe, write_run
-from synthetic import trained as tables_of_a_run
+from program import rows as rows_of, tables, trained
+from synthetic import id_of, recipe, trained as tables_of_a_run, write_run
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lossgeo import formats
-from lossgeo.finding import find, names
-from lossgeo.landscape import Landscape
-from lossgeo.linear import LinearOperator
-from lossgeo.losses.cross_entropy import CrossEntropy
-from lossgeo.models.mlp import MLP
-from lossgeo.neighborhood import Neighborhood
-from lossgeo.operators import Operator
-from lossgeo.operators.finite_difference import FiniteDifference
-from lossgeo.operators.fisher import Fisher
-from lossgeo.operators.gauss_newton import GaussNewton
-from lossgeo.operators.gradient_covariance import GradientCovariance
-from lossgeo.operators.hessian import Hessian
-from lossgeo.point import Point
+from lossgeo.components.finding import find, names
+from lossgeo.curvature.local_loss import Neighborhood
+from lossgeo.curvature.operators import Operator
+from lossgeo.curvature.operators.finite_difference import FiniteDifference
+from lossgeo.curvature.operators.fisher import Fisher
+from lossgeo.curvature.operators.gauss_newton import GaussNewton
+from lossgeo.curvature.operators.gradient_covariance import GradientCovariance
+from lossgeo.curvature.operators.hessian import Hessian
+from lossgeo.curvature.spectral.krylov import Krylov, direction, orthogonal
+from lossgeo.curvature.spectral.lanczos import lanczos
+from lossgeo.curvature.spectral.linear_operator import LinearOperator
+from lossgeo.curvature.spectral.slq import density
+from lossgeo.curvature.spectral.trace import trace
+from lossgeo.landscapes.landscape import Landscape
+from lossgeo.landscapes.losses.cross_entropy import CrossEntropy
+from lossgeo.landscapes.models.mlp import MLP
+from lossgeo.landscapes.point import Point
+from lossgeo.landscapes.task import Examples, Task
 from lossgeo.probes import Probe
 from lossgeo.probes._curvature import CurvatureProbe
 from lossgeo.probes.density import Density
 from lossgeo.probes.eigenvalues import Eigenvalues
 from lossgeo.probes.trace import Trace
 from lossgeo.randomness import generator
+from lossgeo.reports.analysis.study import Study
 from lossgeo.reports.curves import Curves
-from lossgeo.spectral.density import density
-from lossgeo.spectral.krylov import Krylov, direction, orthogonal
-from lossgeo.spectral.lanczos import lanczos
-from lossgeo.spectral.trace import trace
-from lossgeo.study import Study
 from lossgeo.tables import Column, Table
-from lossgeo.task import Examples, Task
 
 
 def measured(probe: Probe, landscape: Landscape, seed: int = 0) -> list[dict[str, Any]]:

@@ -9,31 +9,31 @@ import pytest
 import torch
 from test_trials import end, rows, trained
 
-from lossgeo.catalog import catalog
-from lossgeo.datasets import Dataset
-from lossgeo.datasets.digits import Digits
-from lossgeo.datasets.linear_teacher import LinearTeacher
-from lossgeo.datasets.teacher_student import TeacherStudent
-from lossgeo.documents import Document, RecipeError
+from lossgeo.components.catalog import catalog
+from lossgeo.curvature.local_loss import Neighborhood
+from lossgeo.curvature.operators.hessian import Hessian
 from lossgeo.errors import UsageError
-from lossgeo.escapes import noise_along
-from lossgeo.landscape import Landscape
-from lossgeo.losses import Loss
-from lossgeo.losses.cross_entropy import CrossEntropy
-from lossgeo.losses.mse import MSE
-from lossgeo.models import Model
-from lossgeo.models.deep_linear import DeepLinear
-from lossgeo.models.logistic import Logistic
-from lossgeo.models.mlp import MLP
-from lossgeo.neighborhood import Neighborhood
-from lossgeo.operators.hessian import Hessian
-from lossgeo.plants import Plant
-from lossgeo.plants.duplicate_unit import DuplicateUnit
-from lossgeo.plants.origin import Origin
-from lossgeo.point import Point
+from lossgeo.landscapes.datasets import Dataset
+from lossgeo.landscapes.datasets.digits import Digits
+from lossgeo.landscapes.datasets.linear_teacher import LinearTeacher
+from lossgeo.landscapes.datasets.teacher_student import TeacherStudent
+from lossgeo.landscapes.landscape import Landscape
+from lossgeo.landscapes.losses import Loss
+from lossgeo.landscapes.losses.cross_entropy import CrossEntropy
+from lossgeo.landscapes.losses.mse import MSE
+from lossgeo.landscapes.models import Model
+from lossgeo.landscapes.models.deep_linear import DeepLinear
+from lossgeo.landscapes.models.logistic import Logistic
+from lossgeo.landscapes.models.mlp import MLP
+from lossgeo.landscapes.point import Point
 from lossgeo.randomness import generator
-from lossgeo.recipe import resolve
-from lossgeo.terrain import landscape_and_data, watch_of
+from lossgeo.recipes.documents import Document, RecipeError
+from lossgeo.recipes.recipe import resolve
+from lossgeo.runs.building import landscape_and_data, watch_of
+from lossgeo.runs.escapes import noise_along
+from lossgeo.saddles.plants import Plant
+from lossgeo.saddles.plants.duplicate_unit import DuplicateUnit
+from lossgeo.saddles.plants.origin import Origin
 
 ONE = TeacherStudent(dimension=4, width=8, examples=250, noise=0.3)
 TWO = TeacherStudent(dimension=3, width=8, outputs=2, examples=250, noise=0.3)

@@ -13,13 +13,13 @@ from networks import noisy, untouched
 from synthetic import recipe, write_run
 from test_trials import DIGITS, SADDLE, rows, trained
 
-from lossgeo.point import Point
+from lossgeo.landscapes.point import Point
 from lossgeo.probes.plateaus import History, Plateaus
-from lossgeo.probing import probe
+from lossgeo.reports.analysis.study import Study
 from lossgeo.reports.plateaus import Plateaus as Report
-from lossgeo.runs import Run
-from lossgeo.signals import Interrupt
-from lossgeo.study import Study
+from lossgeo.runs.interrupt import Interrupt
+from lossgeo.runs.probing import probe
+from lossgeo.runs.run import Run
 from lossgeo.tables import Row
 
 ON_THE_WAY: dict[str, Any] = {"name": "plateaus", "every": 5}

@@ -13,12 +13,12 @@ import pytest
 import torch
 from program import EIGENVALUES, TIMES, TRACE, After, checkpoints, content, manifest, news, rows, tables, trained
 
+from lossgeo.components.parsing import parse
 from lossgeo.errors import LossgeoError, RunError, Stopped
-from lossgeo.parsing import parse
 from lossgeo.probes import Probe
-from lossgeo.probing import At, probe
-from lossgeo.signals import Interrupt
-from lossgeo.training import Progress
+from lossgeo.runs.interrupt import Interrupt
+from lossgeo.runs.probing import At, probe
+from lossgeo.runs.training import Progress
 
 MODELS: dict[str, dict[str, Any]] = {
     "sgd": {},

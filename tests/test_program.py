@@ -18,7 +18,7 @@ import yaml
 from program import ENVIRONMENT, command, lossgeo, manifest, recipe, rows, shell, start, until, written
 
 from lossgeo.display import display
-from lossgeo.training import Progress
+from lossgeo.runs.training import Progress
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from synthetic import density, gauss, network
 
-from lossgeo.quadrature import Density, Rule, mass, outliers, wilson
+from lossgeo.curvature.spectral.spectral_density import Density, Rule, mass, outliers, wilson
 
 RNG = np.random.default_rng(0)
 SPECTRA = {

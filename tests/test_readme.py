@@ -14,10 +14,10 @@ import pytest
 import yaml
 from program import lossgeo
 
-from lossgeo.catalog import catalog, interfaces
+from lossgeo.components.catalog import catalog, interfaces
 from lossgeo.probes import Probe
-from lossgeo.recipe import shipped_recipes
-from lossgeo.resuming import ESCAPES, EVALUATIONS, STEPS
+from lossgeo.recipes.recipe import shipped_recipes
+from lossgeo.runs.resuming import ESCAPES, EVALUATIONS, STEPS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

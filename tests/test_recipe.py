@@ -11,12 +11,12 @@ import pytest
 import yaml
 from test_component import EVERY, INTERFACES, OWN, plain, write
 
-from lossgeo.component import Component, Value, dump
-from lossgeo.documents import MAX_BYTES, RecipeError, read_document, write_document
+from lossgeo.components.component import Component, Value, dump
+from lossgeo.components.finding import find, used_files
+from lossgeo.components.parsing import parse
 from lossgeo.errors import UsageError
-from lossgeo.finding import find, used_files
-from lossgeo.parsing import parse
-from lossgeo.recipe import Recipe, Resolved, read_recipe, resolve, shipped_recipes
+from lossgeo.recipes.documents import MAX_BYTES, RecipeError, read_document, write_document
+from lossgeo.recipes.recipe import Recipe, Resolved, read_recipe, resolve, shipped_recipes
 
 BASE: dict[str, Any] = {
     "name": "base",

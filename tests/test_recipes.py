@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 from program import lossgeo
 
-from lossgeo.parsing import parse
-from lossgeo.recipe import Recipe, read_recipe, resolve, shipped_recipes
+from lossgeo.components.parsing import parse
+from lossgeo.recipes.recipe import Recipe, read_recipe, resolve, shipped_recipes
 
 RECIPES = sorted(path.stem for path in shipped_recipes().glob("*.yaml"))
 

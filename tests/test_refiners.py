@@ -12,20 +12,20 @@ import torch
 from test_critical_points import landscape_over
 from test_trials import trained
 
-from lossgeo.catalog import catalog
-from lossgeo.finding import find
-from lossgeo.landscape import Landscape
-from lossgeo.losses._value import Value
-from lossgeo.point import Point
+from lossgeo.components.catalog import catalog
+from lossgeo.components.finding import find
+from lossgeo.curvature.closed_form import curvature
+from lossgeo.landscapes.landscape import Landscape
+from lossgeo.landscapes.losses._value import Value
+from lossgeo.landscapes.point import Point
+from lossgeo.landscapes.surface_module import SurfaceModule, surface_data
+from lossgeo.landscapes.surfaces import Surface
+from lossgeo.landscapes.surfaces.himmelblau import Himmelblau
+from lossgeo.landscapes.surfaces.linear_autoencoder import LinearAutoencoder
 from lossgeo.probes.critical_points import CriticalPoints
-from lossgeo.refiners import Refiner
+from lossgeo.reports.analysis.study import Study
 from lossgeo.reports.critical import Critical
-from lossgeo.study import Study
-from lossgeo.surfaces import Surface
-from lossgeo.surfaces._curvature import curvature
-from lossgeo.surfaces._module import SurfaceModule, surface_data
-from lossgeo.surfaces.himmelblau import Himmelblau
-from lossgeo.surfaces.linear_autoencoder import LinearAutoencoder
+from lossgeo.saddles.refiners import Refiner
 
 REFINERS = list(catalog(Refiner))
 every_refiner = pytest.mark.parametrize("name", REFINERS)

@@ -15,15 +15,15 @@ from matplotlib.figure import Figure
 from synthetic import eigenvalue, id_of, network, recipe, spectral, trace, trained, write_run
 
 from lossgeo import formats
-from lossgeo.component import summary
+from lossgeo.components.component import summary
+from lossgeo.components.finding import find, names
 from lossgeo.errors import UsageError
-from lossgeo.finding import find, names
 from lossgeo.reports import Report, Summary
+from lossgeo.reports.analysis.intervals import bootstrap_interval
+from lossgeo.reports.analysis.study import Study
 from lossgeo.reports.curves import Curves
 from lossgeo.reports.runs import Runs
 from lossgeo.reports.sharpness import Sharpness
-from lossgeo.statistics import bootstrap_interval
-from lossgeo.study import Study
 
 REPORTS = names(Report)
 

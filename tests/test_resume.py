@@ -31,8 +31,8 @@ from program import (
 )
 
 from lossgeo.errors import Stopped
-from lossgeo.resuming import finished
-from lossgeo.signals import Interrupt
+from lossgeo.runs.interrupt import Interrupt
+from lossgeo.runs.resuming import finished
 
 FORK = multiprocessing.get_context("fork")
 
@@ -184,9 +184,9 @@ def test_a_stop_costs_no_second_measurement_of_what_lies_before(tmp_path: Path) 
 
 
 def test_what_the_probe_command_measured_on_a_stopped_run_is_kept(tmp_path: Path) -> None:
-    from lossgeo.parsing import parse
+    from lossgeo.components.parsing import parse
     from lossgeo.probes import Probe
-    from lossgeo.probing import probe
+    from lossgeo.runs.probing import probe
 
     changes = WATCHED | {"probes": [TRACE | {"samples": 50, "every": 10}]}
     whole = trained(tmp_path / "whole", **changes)

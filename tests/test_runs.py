@@ -16,16 +16,16 @@ import pytest
 import yaml
 from program import TRACE, After, a_run, content, manifest, news, recipe, rows, runs, tables, trained
 
-from lossgeo.documents import read_document
 from lossgeo.errors import RunError, Stopped
-from lossgeo.executors import Outcome, attempt, ended
-from lossgeo.executors.local import Local
-from lossgeo.recipe import resolve
-from lossgeo.resuming import _sha256, finished
-from lossgeo.runs import Run, left_behind
-from lossgeo.signals import Interrupt
-from lossgeo.study import Study
-from lossgeo.training import train
+from lossgeo.recipes.documents import read_document
+from lossgeo.recipes.recipe import resolve
+from lossgeo.reports.analysis.study import Study
+from lossgeo.runs.executors import Outcome, attempt, ended
+from lossgeo.runs.executors.local import Local
+from lossgeo.runs.interrupt import Interrupt
+from lossgeo.runs.resuming import _sha256, finished
+from lossgeo.runs.run import Run, left_behind
+from lossgeo.runs.training import train
 
 SHORT: dict[str, Any] = {"steps": 20, "checkpoint": {"every": 5}, "evaluate": {"every": 5}}
 

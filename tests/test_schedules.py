@@ -8,22 +8,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import lossgeo.schedules
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from pydantic import ValidationError
 from torch.optim import lr_scheduler as theirs
 
-import lossgeo.schedules
-from lossgeo.finding import find, names
-from lossgeo.schedules import Schedule
-from lossgeo.schedules.constant import Constant
-from lossgeo.schedules.cosine import Cosine
-from lossgeo.schedules.exponential import Exponential
-from lossgeo.schedules.linear import Linear
-from lossgeo.schedules.piecewise import Piecewise
-from lossgeo.schedules.step import Step
+from lossgeo.components.finding import find, names
+from lossgeo.optimizers.schedules import Schedule
+from lossgeo.optimizers.schedules.constant import Constant
+from lossgeo.optimizers.schedules.cosine import Cosine
+from lossgeo.optimizers.schedules.exponential import Exponential
+from lossgeo.optimizers.schedules.linear import Linear
+from lossgeo.optimizers.schedules.piecewise import Piecewise
+from lossgeo.optimizers.schedules.step import Step
 
 NAMES = names(Schedule)
 # of the schedules that have no default: a new one with required keys needs a line here

@@ -11,11 +11,11 @@ from matplotlib.figure import Figure
 from synthetic import curvature, density, eigenvalue, eigenvalues, id_of, network, recipe, spectral, trace, write_run
 
 from lossgeo import formats
+from lossgeo.curvature.spectral.spectral_density import Density
 from lossgeo.errors import UsageError
-from lossgeo.quadrature import Density
 from lossgeo.reports import Summary
+from lossgeo.reports.analysis.study import Study
 from lossgeo.reports.spectrum import Spectrum
-from lossgeo.study import Study
 from lossgeo.tables import Row
 
 CLASSES = {"name": "digits", "train": 1000, "test": 797, "outputs": 10}

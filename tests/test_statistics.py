@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lossgeo.statistics import bootstrap_interval, loglog_slope
+from lossgeo.reports.analysis.intervals import bootstrap_interval, loglog_slope
 
 LAWS = {
     "normal": (lambda rng, shape: rng.normal(3.0, 1.0, shape), 3.0),

@@ -10,7 +10,7 @@ import pytest
 from synthetic import eigenvalue, id_of, recipe, trained, write_run
 
 from lossgeo.errors import NothingToReport, RunError, UsageError
-from lossgeo.study import Study, last
+from lossgeo.reports.analysis.study import Study, last
 
 
 def test_runs_are_found_anywhere_below_and_once(tmp_path: Path) -> None:

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-from lossgeo.catalog import catalog
+from lossgeo.components.catalog import catalog
+from lossgeo.curvature.closed_form import dense
+from lossgeo.landscapes.surfaces import Surface, Theory
+from lossgeo.landscapes.surfaces.himmelblau import Himmelblau
+from lossgeo.landscapes.surfaces.linear_autoencoder import LinearAutoencoder
+from lossgeo.landscapes.surfaces.octopus import Octopus
+from lossgeo.landscapes.surfaces.quadratic import Quadratic
+from lossgeo.landscapes.surfaces.random_hessians import RandomHessians
+from lossgeo.landscapes.surfaces.spherical_p_spin import SphericalPSpin
 from lossgeo.randomness import generator
-from lossgeo.surfaces import Surface, Theory
-from lossgeo.surfaces._curvature import dense
-from lossgeo.surfaces.himmelblau import Himmelblau
-from lossgeo.surfaces.linear_autoencoder import LinearAutoencoder
-from lossgeo.surfaces.octopus import Octopus
-from lossgeo.surfaces.quadratic import Quadratic
-from lossgeo.surfaces.random_hessians import RandomHessians
-from lossgeo.surfaces.spherical_p_spin import SphericalPSpin
 
 EPS = torch.finfo(torch.float64).eps
 

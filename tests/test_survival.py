@@ -8,8 +8,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from lossgeo.laws import law
-from lossgeo.survival import logrank, survival
+from lossgeo.reports.analysis.power_laws import law
+from lossgeo.reports.analysis.survival import logrank, survival
 
 
 def test_without_censoring_the_curve_is_the_share_that_is_left_and_the_median_the_usual_one() -> None:

@@ -8,12 +8,11 @@ import time
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
-from lossgeo.documents import Document, RecipeError, read_document
-from lossgeo.recipe import Resolved, resolve
-from lossgeo.sweeps import MAX_RUNS, expand, override, put
+from lossgeo.recipes.documents import Document, RecipeError, read_document
+from lossgeo.recipes.recipe import Resolved, resolve
+from lossgeo.recipes.sweeps import MAX_RUNS, expand, override, put
 
 BASE = """name: base
 model: {name: mlp, hidden: [8, 8]}

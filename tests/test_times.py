@@ -6,11 +6,10 @@ import time
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from pydantic import ValidationError
 
-from lossgeo.times import MAX_STEPS, Agenda, Times
+from lossgeo.components.times import MAX_STEPS, Agenda, Times
 
 STEPS = st.integers(1, 300)
 TIMES = st.builds(

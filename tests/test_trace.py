@@ -10,7 +10,7 @@ import pytest
 import torch
 from spectra import largest, matrix, operator, stream
 
-from lossgeo.spectral.trace import ENOUGH, FEWEST, STEPS, Estimate, trace
+from lossgeo.curvature.spectral.trace import ENOUGH, FEWEST, STEPS, Estimate, trace
 
 METHODS = ["hutchinson", "deflated", "hutch_plus_plus", "xtrace"]
 

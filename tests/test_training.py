@@ -8,17 +8,17 @@ import multiprocessing
 from pathlib import Path
 from typing import Any
 
+import lossgeo.batches
 import pytest
 import torch
 from program import EIGENVALUES, TRACE, a_run, checkpoints, manifest, news, rows, tables, trained
 from safetensors.torch import load_file
 
-import lossgeo.batches
-from lossgeo import machine, training
-from lossgeo.batches import batches
 from lossgeo.errors import UsageError
-from lossgeo.task import Examples
-from lossgeo.terrain import landscape_and_data
+from lossgeo.landscapes.batches import batches
+from lossgeo.landscapes.task import Examples
+from lossgeo.runs import machine, training
+from lossgeo.runs.building import landscape_and_data
 
 # --- batches ---------------------------------------------------------------------------------------------------------
 

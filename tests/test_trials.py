@@ -14,15 +14,15 @@ import torch
 from program import lossgeo
 from safetensors.torch import load_file
 
-from lossgeo.catalog import catalog
-from lossgeo.documents import Document
+from lossgeo.components.catalog import catalog
 from lossgeo.errors import UsageError
 from lossgeo.optimizers import Optimizer
-from lossgeo.recipe import resolve
-from lossgeo.runs import Run
-from lossgeo.signals import Interrupt
-from lossgeo.terrain import landscape_and_data, starts
-from lossgeo.training import train
+from lossgeo.recipes.documents import Document
+from lossgeo.recipes.recipe import resolve
+from lossgeo.runs.building import landscape_and_data, starts
+from lossgeo.runs.interrupt import Interrupt
+from lossgeo.runs.run import Run
+from lossgeo.runs.training import train
 
 SADDLE: dict[str, Any] = {
     "name": "saddle",

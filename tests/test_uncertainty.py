@@ -11,22 +11,22 @@ import numpy as np
 import pytest
 import torch
 
-from lossgeo.datasets.digits import Digits
-from lossgeo.landscape import Landscape
-from lossgeo.losses import Loss
-from lossgeo.losses.cross_entropy import CrossEntropy
-from lossgeo.models.mlp import MLP
-from lossgeo.neighborhood import Neighborhood
-from lossgeo.operators import Operator
-from lossgeo.operators.gauss_newton import GaussNewton
-from lossgeo.operators.gradient_covariance import GradientCovariance
-from lossgeo.operators.hessian import Hessian
+from lossgeo.curvature.local_loss import Neighborhood
+from lossgeo.curvature.operators import Operator
+from lossgeo.curvature.operators.gauss_newton import GaussNewton
+from lossgeo.curvature.operators.gradient_covariance import GradientCovariance
+from lossgeo.curvature.operators.hessian import Hessian
+from lossgeo.curvature.spectral.spectral_density import mass
+from lossgeo.landscapes.datasets.digits import Digits
+from lossgeo.landscapes.landscape import Landscape
+from lossgeo.landscapes.losses import Loss
+from lossgeo.landscapes.losses.cross_entropy import CrossEntropy
+from lossgeo.landscapes.models.mlp import MLP
+from lossgeo.landscapes.point import Point
 from lossgeo.optimizers.sgd import SGD
-from lossgeo.point import Point
 from lossgeo.probes.density import Density
 from lossgeo.probes.eigenvalues import Eigenvalues
 from lossgeo.probes.trace import Trace
-from lossgeo.quadrature import mass
 from lossgeo.randomness import Noise, generator
 
 SUBSETS = 25

@@ -8,10 +8,10 @@ from typing import NamedTuple
 import torch
 from pydantic import Field
 
-from lossgeo.component import Component
-from lossgeo.landscape import Landscape
+from lossgeo.components.component import Component
+from lossgeo.landscapes.landscape import Landscape
+from lossgeo.landscapes.task import Examples
 from lossgeo.randomness import Noise
-from lossgeo.task import Examples
 
 State = dict[str, torch.Tensor]
 

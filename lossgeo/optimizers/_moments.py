@@ -13,10 +13,10 @@ from typing import Annotated, Any
 import torch
 from pydantic import Field
 
-from lossgeo.landscape import Landscape
+from lossgeo.landscapes.landscape import Landscape
+from lossgeo.landscapes.task import Examples
 from lossgeo.optimizers import Optimizer, State, Step
 from lossgeo.randomness import Noise
-from lossgeo.task import Examples
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
 

@@ -7,10 +7,10 @@ from typing import final
 import torch
 from pydantic import Field
 
-from lossgeo.landscape import Landscape
+from lossgeo.landscapes.landscape import Landscape
+from lossgeo.landscapes.task import Examples
 from lossgeo.optimizers import Optimizer, State, Step
 from lossgeo.randomness import Noise
-from lossgeo.task import Examples
 
 
 @final

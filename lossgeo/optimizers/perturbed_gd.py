@@ -13,11 +13,11 @@ from typing import Any, NamedTuple, Self, final
 import torch
 from pydantic import Field, model_validator
 
-from lossgeo.component import Value
-from lossgeo.landscape import Landscape
+from lossgeo.components.component import Value
+from lossgeo.landscapes.landscape import Landscape
+from lossgeo.landscapes.task import Examples
 from lossgeo.optimizers import Optimizer, State, Step
 from lossgeo.randomness import Noise
-from lossgeo.task import Examples
 
 BY_HAND = ("gradient_threshold", "radius", "waiting", "decrease")
 

@@ -11,10 +11,10 @@ from typing import Self, final
 import torch
 from pydantic import Field, model_validator
 
-from lossgeo.landscape import Landscape
+from lossgeo.landscapes.landscape import Landscape
+from lossgeo.landscapes.task import Examples
 from lossgeo.optimizers import Growth, Optimizer, State, Step
 from lossgeo.randomness import Noise
-from lossgeo.task import Examples
 
 
 @final

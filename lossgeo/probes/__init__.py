@@ -12,13 +12,13 @@ from typing import ClassVar, NamedTuple, final
 
 import torch
 
-from lossgeo.component import Component, dump
+from lossgeo.components.component import Component, dump
+from lossgeo.components.times import Times
 from lossgeo.errors import UsageError
-from lossgeo.landscape import Landscape, Memory
-from lossgeo.point import Point
+from lossgeo.landscapes.landscape import Landscape, Memory
+from lossgeo.landscapes.point import Point
 from lossgeo.randomness import generator, trial_seed
 from lossgeo.tables import Column, Row
-from lossgeo.times import Times
 
 COMMON = (
     Column("probe", "string", "", "key of the probe that measured it: its name and a digest of its settings"),

@@ -12,18 +12,18 @@ from typing import Annotated, ClassVar, Literal, NamedTuple, Self, final
 import torch
 from pydantic import Field, model_validator
 
-from lossgeo.component import components, dump
+from lossgeo.components.component import components, dump
+from lossgeo.curvature.local_loss import Neighborhood, layers, matching
+from lossgeo.curvature.memory import memory_budget
+from lossgeo.curvature.operators import Operator
+from lossgeo.curvature.operators.hessian import Hessian
+from lossgeo.curvature.spectral.krylov import Krylov, direction
+from lossgeo.curvature.spectral.linear_operator import LinearOperator
 from lossgeo.errors import UsageError
-from lossgeo.free_memory import memory_budget
-from lossgeo.landscape import BatchNormMode, Landscape, Memory
-from lossgeo.linear import LinearOperator
-from lossgeo.neighborhood import Neighborhood, layers, matching
-from lossgeo.operators import Operator
-from lossgeo.operators.hessian import Hessian
-from lossgeo.point import Point
+from lossgeo.landscapes.landscape import BatchNormMode, Landscape, Memory
+from lossgeo.landscapes.point import Point
 from lossgeo.probes import Measurement, Probe
 from lossgeo.randomness import generator as named_generator
-from lossgeo.spectral.krylov import Krylov, direction
 from lossgeo.tables import Column, Row
 
 FIRST = 256  # examples that `samples: auto` begins with

@@ -12,17 +12,17 @@ import numpy as np
 import torch
 from pydantic import Field, model_validator
 
-from lossgeo.landscape import Memory
-from lossgeo.linear import LinearOperator
-from lossgeo.neighborhood import Neighborhood
-from lossgeo.operators.finite_difference import FiniteDifference
-from lossgeo.operators.hessian import Hessian
+from lossgeo.curvature.local_loss import Neighborhood
+from lossgeo.curvature.operators.finite_difference import FiniteDifference
+from lossgeo.curvature.operators.hessian import Hessian
+from lossgeo.curvature.spectral.krylov import Krylov, direction
+from lossgeo.curvature.spectral.lanczos import lanczos
+from lossgeo.curvature.spectral.linear_operator import LinearOperator
+from lossgeo.curvature.spectral.slq import density
+from lossgeo.curvature.spectral.spectral_density import Density, Rule, Share
+from lossgeo.landscapes.landscape import Memory
 from lossgeo.probes._curvature import CurvatureProbe, Found, Sample
-from lossgeo.quadrature import Density, Rule, Share
-from lossgeo.refiners import Refiner
-from lossgeo.spectral.density import density
-from lossgeo.spectral.krylov import Krylov, direction
-from lossgeo.spectral.lanczos import lanczos
+from lossgeo.saddles.refiners import Refiner
 from lossgeo.tables import Column, Row
 
 SMALLEST = 1e-10  # an eigenvalue below it is zero, however small the largest is

@@ -8,11 +8,10 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from lossgeo.landscape import Memory
+from lossgeo.curvature.spectral.lanczos import lanczos
+from lossgeo.curvature.spectral.slq import Density as Quadrature, density
+from lossgeo.landscapes.landscape import Memory
 from lossgeo.probes._curvature import KNOWN_TOLERANCE, CurvatureProbe, Found, Sample
-from lossgeo.spectral.density import Density as Quadrature
-from lossgeo.spectral.density import density
-from lossgeo.spectral.lanczos import lanczos
 from lossgeo.tables import Column, Row
 
 PARTS = 8  # of a sample, whose spread is the error over examples; seven degrees of freedom

@@ -15,16 +15,16 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from lossgeo.landscape import Landscape, Memory
-from lossgeo.linear import LinearOperator
-from lossgeo.neighborhood import Neighborhood
-from lossgeo.operators.hessian import Hessian
+from lossgeo.curvature.local_loss import Neighborhood
+from lossgeo.curvature.operators.hessian import Hessian
+from lossgeo.curvature.spectral.krylov import Krylov, direction
+from lossgeo.curvature.spectral.lanczos import lanczos
+from lossgeo.curvature.spectral.linear_operator import LinearOperator
+from lossgeo.landscapes.landscape import Landscape, Memory
+from lossgeo.landscapes.point import Point
 from lossgeo.optimizers import Optimizer
-from lossgeo.point import Point
-from lossgeo.prediction import steps_until
 from lossgeo.probes import Measurement, Probe
-from lossgeo.spectral.krylov import Krylov, direction
-from lossgeo.spectral.lanczos import lanczos
+from lossgeo.saddles.escape_theory import steps_until
 from lossgeo.tables import Column, Row
 
 FALLEN = 0.5  # share of a peak below which it has been passed

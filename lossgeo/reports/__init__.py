@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 from pydantic import Field
 
-from lossgeo.component import Component
+from lossgeo.components.component import Component
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from lossgeo.study import Study
+    from lossgeo.reports.analysis.study import Study
 
 Row = dict[str, Any]
 

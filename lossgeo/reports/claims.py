@@ -11,10 +11,10 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, final
 
-from lossgeo.finding import find
+from lossgeo.components.finding import find
 from lossgeo.reports import Report, Row, Summary, label
-from lossgeo.study import Run, Study
-from lossgeo.verdicts import verdict
+from lossgeo.reports.analysis.study import Run, Study
+from lossgeo.reports.analysis.verdicts import verdict
 
 
 @final

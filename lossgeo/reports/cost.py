@@ -17,7 +17,7 @@ import pandas as pd
 from pydantic import Field
 
 from lossgeo.reports import Report, Row, Summary, plain
-from lossgeo.study import WHOLE, Run, Study
+from lossgeo.reports.analysis.study import WHOLE, Run, Study
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -168,7 +168,7 @@ def _words(row: Row) -> str:
 
 def _draw(rows: list[Row]) -> Figure:
     """Bars of the medians over runs, a dot for every run: what a probe took of it, and what one measurement costs."""
-    from lossgeo.reports import _figure
+    from lossgeo.reports.figures import style as _figure
 
     drawn = [row for row in rows if row["seconds"] is not None]
     words = {row["probe"]: _words(row) for row in drawn}

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, final
 import numpy as np
 import pandas as pd
 
-from lossgeo.laws import limit
 from lossgeo.reports import Report, Row, Summary
-from lossgeo.reports._arms import settings_of
-from lossgeo.statistics import mean_with_interval, root_mean_square, share, spearman
-from lossgeo.study import Study
+from lossgeo.reports.analysis.arms import settings_of
+from lossgeo.reports.analysis.intervals import mean_with_interval, root_mean_square, share, spearman
+from lossgeo.reports.analysis.power_laws import limit
+from lossgeo.reports.analysis.study import Study
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -57,7 +57,7 @@ class Critical(Report):
 
 
 def _draw(arms: list[tuple[Row, pd.DataFrame]]) -> Figure:
-    from lossgeo.reports import _critical_figure
+    from lossgeo.reports.figures import critical as _critical_figure
 
     return _critical_figure.draw([(settings, _points(found)) for settings, found in arms])
 

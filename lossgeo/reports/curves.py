@@ -10,7 +10,7 @@ from pydantic import Field
 
 from lossgeo.errors import UsageError
 from lossgeo.reports import Operator, Parameters, Probe, Report, Summary, choice_note, label, plain
-from lossgeo.study import WHOLE, Run, Study, natural
+from lossgeo.reports.analysis.study import WHOLE, Run, Study, natural
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -98,7 +98,7 @@ class Curves(Report):
     def _draw(self, study: Study, curves: pd.DataFrame, color: str | None) -> Figure:
         from matplotlib.lines import Line2D
 
-        from lossgeo.reports import _figure
+        from lossgeo.reports.figures import style as _figure
 
         wanted = {
             "loss": ["train_loss", "test_loss"],

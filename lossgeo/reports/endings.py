@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 
 from lossgeo.reports import Report, Row, Summary
-from lossgeo.reports._arms import settings_of, told_apart
-from lossgeo.statistics import correlation, mean_with_interval, share, spread_ratio
-from lossgeo.study import Study
+from lossgeo.reports.analysis.arms import settings_of, told_apart
+from lossgeo.reports.analysis.intervals import correlation, mean_with_interval, share, spread_ratio
+from lossgeo.reports.analysis.study import Study
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -93,7 +93,7 @@ def _draw(arms: list[tuple[Row, np.ndarray]]) -> Figure:
     """The distribution of the last losses, a curve for each setting."""
     from matplotlib.lines import Line2D
 
-    from lossgeo.reports import _figure
+    from lossgeo.reports.figures import style as _figure
 
     figure, axes = _figure.panels(["share of trials that end lower"], "every step one trial")
     names = told_apart([settings for settings, _ in arms])

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, final
 
 from pydantic import Field
 
-from lossgeo.laws import Law
 from lossgeo.reports import Report, Row, Summary, plain
-from lossgeo.reports._arms import Arm, Family, families_of, laws_of, settings_of
-from lossgeo.statistics import share
-from lossgeo.study import Study
-from lossgeo.survival import logrank, survival
+from lossgeo.reports.analysis.arms import Arm, Family, families_of, laws_of, settings_of
+from lossgeo.reports.analysis.intervals import share
+from lossgeo.reports.analysis.power_laws import Law
+from lossgeo.reports.analysis.study import Study
+from lossgeo.reports.analysis.survival import logrank, survival
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -55,7 +55,7 @@ class Escape(Report):
         )
 
     def _draw(self, arms: list[Arm], rows: tuple[Row, ...], families: list[Family]) -> Figure:
-        from lossgeo.reports import _escape_figure
+        from lossgeo.reports.figures import escape as _escape_figure
 
         return _escape_figure.draw(arms, rows, families)
 

@@ -13,10 +13,10 @@ import numpy as np
 import pandas as pd
 
 from lossgeo.reports import Report, Row, Summary
-from lossgeo.reports._arms import settings_of, told_apart
-from lossgeo.statistics import bootstrap_interval, share
-from lossgeo.study import Study
-from lossgeo.survival import Survival, survival
+from lossgeo.reports.analysis.arms import settings_of, told_apart
+from lossgeo.reports.analysis.intervals import bootstrap_interval, share
+from lossgeo.reports.analysis.study import Study
+from lossgeo.reports.analysis.survival import Survival, survival
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -92,7 +92,7 @@ def _draw(groups: list[tuple[Row, int | None, pd.DataFrame]]) -> Figure:
     """How long plateaus last, and the time to leave beside what lambda_min predicts."""
     from matplotlib.lines import Line2D
 
-    from lossgeo.reports import _figure
+    from lossgeo.reports.figures import style as _figure
 
     figure, axes = _figure.panels(
         ["share of plateaus that last longer", "steps from the middle to the end"],

@@ -8,7 +8,7 @@ from typing import final
 import pandas as pd
 
 from lossgeo.reports import Operator, Probe, Report, Summary, plain
-from lossgeo.study import Study, last
+from lossgeo.reports.analysis.study import Study, last
 
 
 @final

@@ -17,8 +17,8 @@ import pandas as pd
 from pydantic import Field
 
 from lossgeo.reports import Operator, Parameters, Probe, Report, Row, Summary, choice_note, label, plain
-from lossgeo.statistics import FEWEST, Slope, loglog_slope, mean_with_interval
-from lossgeo.study import WHOLE, Run, Study, last, natural
+from lossgeo.reports.analysis.intervals import FEWEST, Slope, loglog_slope, mean_with_interval
+from lossgeo.reports.analysis.study import WHOLE, Run, Study, last, natural
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -242,7 +242,7 @@ def _draw(operator: str, families: list[Family]) -> Figure:
     """Every run a dot, every group its mean and interval, the fitted power law dashed; train loss always beside it."""
     from matplotlib.lines import Line2D
 
-    from lossgeo.reports import _figure
+    from lossgeo.reports.figures import style as _figure
 
     drawn = [family for family in families if len(family.used)]
     used = pd.concat([family.used for family in drawn])

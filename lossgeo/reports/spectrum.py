@@ -16,8 +16,8 @@ from pydantic import Field
 
 from lossgeo.errors import UsageError
 from lossgeo.reports import Operator, Probe, Report, Row, Summary
-from lossgeo.reports._spectra import APART, Measured
-from lossgeo.study import WHOLE, Study, one_probe
+from lossgeo.reports.analysis.spectra import APART, Measured
+from lossgeo.reports.analysis.study import WHOLE, Study, one_probe
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -150,7 +150,7 @@ class Spectrum(Report):
             )
 
     def _draw(self, study: Study, spectra: list[Measured]) -> Figure:
-        from lossgeo.reports import _spectrum_figure
+        from lossgeo.reports.figures import spectrum as _spectrum_figure
 
         return _spectrum_figure.draw(study, spectra, self.operator, self.near_zero)
 

@@ -22,9 +22,9 @@ from lossgeo.optimizers import Optimizer
 from lossgeo.optimizers.adam import Adam
 from lossgeo.optimizers.adamw import AdamW
 from lossgeo.optimizers.rmsprop import RMSprop
+from lossgeo.optimizers.schedules.cosine import Cosine
 from lossgeo.optimizers.sgd import SGD
 from lossgeo.randomness import Noise
-from lossgeo.schedules.cosine import Cosine
 
 MLPS = {"64-64-64-10": (64, 64, 64, 10), "784-512-512-10": (784, 512, 512, 10)}
 OPTIMIZERS: list[tuple[Optimizer, type[torch.optim.Optimizer]]] = [

@@ -22,9 +22,9 @@ import torch
 from sklearn.datasets import load_digits
 from torch.nn import functional
 
-from lossgeo.linear import LinearOperator
-from lossgeo.spectral.krylov import Krylov, direction
-from lossgeo.spectral.lanczos import FLOOR, Eigenpairs, Ends, lanczos, warm_start
+from lossgeo.curvature.spectral.krylov import Krylov, direction
+from lossgeo.curvature.spectral.lanczos import FLOOR, Eigenpairs, Ends, lanczos, warm_start
+from lossgeo.curvature.spectral.linear_operator import LinearOperator
 
 SEED = 900
 NETWORKS = [(64, 8, 10), (64, 16, 10), (64, 12, 12, 10)]

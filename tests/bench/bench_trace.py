@@ -25,11 +25,11 @@ from curvature.workloads import problem
 from scipy.special import ndtr, stdtrit
 from torch.nn import functional
 
-from lossgeo.linear import LinearOperator
-from lossgeo.spectral.density import Density, density
-from lossgeo.spectral.krylov import Krylov, combine, direction
-from lossgeo.spectral.lanczos import Eigenpairs
-from lossgeo.spectral.trace import FEWEST, Estimate, trace
+from lossgeo.curvature.spectral.krylov import Krylov, combine, direction
+from lossgeo.curvature.spectral.lanczos import Eigenpairs
+from lossgeo.curvature.spectral.linear_operator import LinearOperator
+from lossgeo.curvature.spectral.slq import Density, density
+from lossgeo.curvature.spectral.trace import FEWEST, Estimate, trace
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from spectra import matrix, operator

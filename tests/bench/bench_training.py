@@ -54,15 +54,15 @@ def measure(contender: str, workload: str) -> float:
     """Steps per second, in this process."""
     import torch
 
-    from lossgeo.documents import Document
-    from lossgeo.recipe import resolve
+    from lossgeo.recipes.documents import Document
+    from lossgeo.recipes.recipe import resolve
 
     (resolved,) = resolve(Document(recipe_of(workload), "bench"))
     steps = WORKLOADS[workload]["steps"]
     if contender == "lossgeo":
-        from lossgeo.runs import Run
-        from lossgeo.signals import Interrupt
-        from lossgeo.training import train
+        from lossgeo.runs.interrupt import Interrupt
+        from lossgeo.runs.run import Run
+        from lossgeo.runs.training import train
 
         with tempfile.TemporaryDirectory() as folder:
             begin = time.perf_counter()
@@ -143,12 +143,12 @@ def evaluated(module: Any, loss_of: Any, loader: Any) -> tuple[float, float]:
 
 def sweep(jobs: int, threads: int | None) -> float:
     """Total steps per second of eight runs of workload a in this process, start-up of the workers included."""
-    from lossgeo.documents import Document
-    from lossgeo.executors import Outcome
-    from lossgeo.executors.local import Local
-    from lossgeo.recipe import resolve
-    from lossgeo.runs import Run
-    from lossgeo.signals import Interrupt
+    from lossgeo.recipes.documents import Document
+    from lossgeo.recipes.recipe import resolve
+    from lossgeo.runs.executors import Outcome
+    from lossgeo.runs.executors.local import Local
+    from lossgeo.runs.interrupt import Interrupt
+    from lossgeo.runs.run import Run
 
     recipe = recipe_of("a") | {"sweep": {"seed": {"range": 8}}} | ({"threads": threads} if threads else {})
     with tempfile.TemporaryDirectory() as folder:

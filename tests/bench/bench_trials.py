@@ -16,14 +16,14 @@ from typing import Any
 
 import torch
 
-from lossgeo.batches import trial_batches
-from lossgeo.course import Many
-from lossgeo.documents import Document
-from lossgeo.machine import cores
-from lossgeo.point import Point
+from lossgeo.landscapes.batches import trial_batches
+from lossgeo.landscapes.point import Point
 from lossgeo.randomness import Noise
-from lossgeo.recipe import resolve
-from lossgeo.terrain import landscape_and_data, starts, watch_of
+from lossgeo.recipes.documents import Document
+from lossgeo.recipes.recipe import resolve
+from lossgeo.runs.building import landscape_and_data, starts, watch_of
+from lossgeo.runs.machine import cores
+from lossgeo.runs.trials import Many
 
 REPEATS, SECONDS = 5, 0.2
 SURFACE: dict[str, Any] = {

@@ -2,8 +2,8 @@
 
     python tests/bench/equal_tables.py OLD_CHECKOUT [NEW_CHECKOUT]
 
-Every table, row and column but the times has to be equal to the last bit, and so have the runs' ids and the theta of
-every checkpoint. Where the two programs name a component in different ways, the old recipe is the one below its own name.
+Every table, row and column but the times has to be equal to the last bit, and so have the runs' ids and the theta
+of every checkpoint.
 """
 
 from __future__ import annotations

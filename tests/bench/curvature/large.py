@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from lossgeo.landscape import Landscape
-from lossgeo.losses.cross_entropy import CrossEntropy
-from lossgeo.neighborhood import Neighborhood
-from lossgeo.operators.hessian import Hessian
-from lossgeo.point import Point
+from lossgeo.curvature.local_loss import Neighborhood
+from lossgeo.curvature.operators.hessian import Hessian
+from lossgeo.curvature.spectral.krylov import Krylov, direction
+from lossgeo.curvature.spectral.lanczos import lanczos
+from lossgeo.landscapes.landscape import Landscape
+from lossgeo.landscapes.losses.cross_entropy import CrossEntropy
+from lossgeo.landscapes.point import Point
+from lossgeo.landscapes.task import Examples, Task
 from lossgeo.randomness import generator
-from lossgeo.spectral.krylov import Krylov, direction
-from lossgeo.spectral.lanczos import lanczos
-from lossgeo.task import Examples, Task
 
 from .contest import peak
 from .workloads import WORKLOADS, mlp, problem

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from lossgeo.landscape import Landscape
-from lossgeo.linear import LinearOperator
-from lossgeo.losses.cross_entropy import CrossEntropy
-from lossgeo.neighborhood import Neighborhood
-from lossgeo.operators.hessian import Hessian
-from lossgeo.point import Point
+from lossgeo.curvature.local_loss import Neighborhood
+from lossgeo.curvature.operators.hessian import Hessian
+from lossgeo.curvature.spectral.krylov import Krylov, direction
+from lossgeo.curvature.spectral.lanczos import Eigenpairs, lanczos
+from lossgeo.curvature.spectral.linear_operator import LinearOperator
+from lossgeo.curvature.spectral.slq import density
+from lossgeo.curvature.spectral.trace import trace
+from lossgeo.landscapes.landscape import Landscape
+from lossgeo.landscapes.losses.cross_entropy import CrossEntropy
+from lossgeo.landscapes.point import Point
+from lossgeo.landscapes.task import Examples, Task
 from lossgeo.randomness import generator
-from lossgeo.spectral.density import density
-from lossgeo.spectral.krylov import Krylov, direction
-from lossgeo.spectral.lanczos import Eigenpairs, lanczos
-from lossgeo.spectral.trace import trace
-from lossgeo.task import Examples, Task
 
 from .contestant import Contestant, Found, Nodes
 

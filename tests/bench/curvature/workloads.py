@@ -19,9 +19,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from lossgeo.datasets import Dataset
-from lossgeo.datasets.digits import Digits
-from lossgeo.datasets.mnist5k import MNIST5k
+from lossgeo.landscapes.datasets import Dataset
+from lossgeo.landscapes.datasets.digits import Digits
+from lossgeo.landscapes.datasets.mnist5k import MNIST5k
 
 KEPT = Path(tempfile.gettempdir()) / "lossgeo-bench"
 STEPS = 300  # of SGD with momentum before anything is measured

@@ -1,0 +1,1 @@
+"""Components: a name in a recipe becomes a frozen value; its file is its registration."""

@@ -1,0 +1,1 @@
+"""Curvature: the loss around a point, its symmetric operators, and their spectra."""

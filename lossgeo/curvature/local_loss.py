@@ -1,0 +1,210 @@
+"""A landscape around a point: losses and outputs over fixed examples, and their derivatives by some of the parameters.
+
+This is what operators are made of. It settles once, for all of them, which parameters and examples count, in which
+precision, and that the model gives the same answer twice.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from copy import copy
+from fnmatch import fnmatchcase
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from lossgeo.curvature.memory import memory_budget
+from lossgeo.errors import UsageError
+from lossgeo.landscapes.landscape import BatchNormMode, Landscape, flattened
+from lossgeo.landscapes.point import Point
+from lossgeo.landscapes.repeatability import require_repeatable
+from lossgeo.landscapes.task import Examples
+
+Pieces = tuple[torch.Tensor | None, ...]  # one for each learning parameter of the block; None: no dependence
+
+
+class Neighborhood:
+    """L around theta, over N examples, as a function of a block of the parameters.
+
+    `size` is the number of parameters P in the block, frozen ones included: these have zero derivatives. `names` are
+    the block's parameters (default: all), vectors (P,) follow their order. `dtype` is at least float32, since second
+    derivatives in bfloat16 have no correct digit; theta in bfloat16 is exact in it. `memory` is what graphs and vectors
+    may take, in bytes (default: half of what is free).
+
+    `gradient_seconds` is the price of one gradient of the loss over the examples.
+
+    Cost: two gradients, once for a landscape, a number of examples and a mode of batch norm.
+
+    Raises:
+        ValueError: the model does not give the same loss and gradient twice.
+    """
+
+    def __init__(
+        self,
+        landscape: Landscape,
+        point: Point,
+        examples: Examples,
+        batch_norm: BatchNormMode = "eval",
+        names: Sequence[str] | None = None,
+        dtype: torch.dtype | None = None,
+        memory: int | None = None,
+    ) -> None:
+        self.landscape = landscape
+        self.loss = landscape.loss
+        self.point = point
+        self.examples = examples
+        self.batch_norm: BatchNormMode = batch_norm
+        self.dtype = dtype or torch.promote_types(landscape.dtype, torch.float32)
+        self.device = landscape.device
+        self.theta = point.theta.to(self.dtype)
+        self.memory = memory_budget(self.device) if memory is None else memory
+        self._version = point.theta._version
+        named = dict(landscape.module.named_parameters())
+        self.names = tuple(named) if names is None else tuple(names)
+        self._block = [named[name] for name in self.names]
+        self._learning = tuple(p for p in self._block if p.requires_grad)
+        self._sizes = [p.numel() for p in self._block]
+        self.size = sum(self._sizes)
+        ends = dict(zip(named, itertools.accumulate(p.numel() for p in named.values()), strict=True))
+        self._where = [slice(ends[name] - named[name].numel(), ends[name]) for name in self.names]
+        self.total = self.loss.weight(examples.targets)
+        self.gradient_seconds = self._repeatable()
+
+    def _repeatable(self) -> float:
+        """Whether the model gives the same twice is asked once; the answer is the price of a gradient."""
+        known, key = self.landscape.gradient_seconds, (self.examples.size, self.batch_norm, self.dtype, self.names)
+        if key not in known:
+            first, _ = next(self.pieces())
+            known[key] = require_repeatable(self.landscape, self.gradient, lambda: self.outputs(first.inputs))
+        return known[key]
+
+    def require_current(self) -> None:
+        """Go back to the point, or refuse where it has moved.
+
+        Raises:
+            ValueError: theta has changed since the neighborhood was taken.
+        """
+        if self.point.theta._version != self._version:
+            raise ValueError("theta has changed since its neighborhood was taken; take it again at the new point")
+        # kept graphs read the module's own parameters, and another theta may have been asked for in between
+        self.landscape.go_to(self.theta)
+
+    def first(self, examples: int) -> Neighborhood:
+        """The same over the first examples alone; with batch statistics, which are those of all, over all of them."""
+        if examples >= self.examples.size or self.batch_norm == "batch":
+            return self
+        fewer = copy(self)
+        fewer.examples = self.examples.rows(slice(0, examples))
+        fewer.total = self.loss.weight(fewer.examples.targets)
+        return fewer
+
+    def elsewhere(self, theta: torch.Tensor) -> Neighborhood:
+        """The same at another theta, over all parameters."""
+        there = copy(self)
+        there.point = Point(self.point.step, theta, {})
+        there.theta = theta.to(self.dtype)
+        there._version = theta._version
+        return there
+
+    # --- values with their graphs ------------------------------------------------------------------------------------
+
+    def pieces(self, skip: int = 0) -> Iterator[tuple[Examples, float]]:
+        """The examples in chunks, each with its share of the mean, without the first `skip` chunks."""
+        for piece, share in itertools.islice(self.landscape.chunks(self.examples, self.batch_norm), skip, None):
+            inputs, targets = (t.to(self.dtype) if t.is_floating_point() else t for t in piece)
+            yield Examples(inputs, targets), share
+
+    def outputs(self, inputs: torch.Tensor, theta: torch.Tensor | None = None) -> torch.Tensor:
+        """The model's outputs (B, ..., C) with their graph, in measuring mode, here or at another theta."""
+        here = self.theta if theta is None else theta
+        # torch's fused attention kernels have no second derivative; the same formula in plain operations has
+        with self.landscape.measuring(here, self.batch_norm), sdpa_kernel(SDPBackend.MATH), torch.enable_grad():
+            outputs: torch.Tensor = self.landscape.module(inputs)
+        return outputs
+
+    def gradient(self, theta: torch.Tensor | None = None) -> torch.Tensor:
+        """The gradient (P,) of the loss on all the examples, here or at another theta; costs one gradient."""
+        total = torch.zeros(self.size, dtype=self.dtype, device=self.device)
+        for piece, share in self.pieces():
+            loss = share * self.loss.mean(self.outputs(piece.inputs, theta), piece.targets)
+            total += self.flat(self.derivatives((loss,)))
+        return total
+
+    # --- derivatives by the block ------------------------------------------------------------------------------------
+
+    def derivatives(
+        self,
+        outputs: Sequence[torch.Tensor | None],
+        cotangents: Sequence[torch.Tensor | None] | None = None,
+        keep: bool = False,
+        graph: bool = False,
+    ) -> Pieces:
+        """Derivatives of sum(outputs . cotangents); `keep` the graph of the outputs, make a `graph` of the result.
+
+        Outputs that do not depend on the block contribute nothing.
+        """
+        weights = cotangents or [None] * len(outputs)
+        pairs = [(o, c) for o, c in zip(outputs, weights, strict=True) if o is not None and o.requires_grad]
+        if not pairs or not self._learning:
+            return (None,) * len(self._learning)
+        return torch.autograd.grad(
+            [o for o, _ in pairs],
+            self._learning,
+            [c for _, c in pairs],
+            retain_graph=keep or graph,
+            create_graph=graph,
+            allow_unused=True,
+        )
+
+    def flat(self, pieces: Pieces) -> torch.Tensor:
+        """Derivatives as one vector (P,); zero where there is no dependence."""
+        return flattened(pieces, self._block)
+
+    def split(self, vector: torch.Tensor) -> list[torch.Tensor]:
+        """A vector (P,) as the pieces that belong to the learning parameters."""
+        return [
+            piece.view(parameter.shape)
+            for piece, parameter in zip(torch.split(vector, self._sizes), self._block, strict=True)
+            if parameter.requires_grad
+        ]
+
+    def block(self, whole: torch.Tensor) -> torch.Tensor:
+        """The block's part (P,) of a vector over all parameters."""
+        return torch.cat([whole[where] for where in self._where])
+
+    def moved(self, displacement: torch.Tensor) -> torch.Tensor:
+        """theta, the learning part of its block displaced by a vector (P,); a new tensor over all parameters."""
+        theta = self.theta.clone()
+        pieces = torch.split(displacement, self._sizes)
+        for parameter, where, piece in zip(self._block, self._where, pieces, strict=True):
+            if parameter.requires_grad:
+                theta[where] += piece
+        return theta
+
+
+def matching(landscape: Landscape, pattern: str) -> tuple[str, ...]:
+    """The names of the parameters that a glob matches, as in `layers.0.*`, or one of several with commas between.
+
+    Raises:
+        UsageError: none does.
+    """
+    names = [name for name, _ in landscape.module.named_parameters()]
+    found = tuple(name for name in names if any(fnmatchcase(name, glob) for glob in pattern.split(",")))
+    if not found:
+        shown = ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
+        raise UsageError(f"parameters: {pattern!r} matches none of the model's parameters; it has {shown}")
+    return found
+
+
+def layers(landscape: Landscape, pattern: str) -> dict[str, tuple[str, ...]]:
+    """The parameters that a glob matches, by layer: those that one module owns. Keys are globs themselves."""
+    groups: dict[str, list[str]] = {}
+    for name in matching(landscape, pattern):
+        owner, _, _ = name.rpartition(".")
+        groups.setdefault(f"{owner}.*" if owner else name, []).append(name)
+    # where a module's children have parameters too, the glob would take them in
+    labels = {
+        glob: glob if matching(landscape, glob) == tuple(mine) else ",".join(mine) for glob, mine in groups.items()
+    }
+    return {labels[glob]: tuple(mine) for glob, mine in groups.items()}

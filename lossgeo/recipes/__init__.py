@@ -1,0 +1,1 @@
+"""Recipes: from YAML to validated, resolved runs."""

@@ -1,0 +1,309 @@
+"""What was asked: one YAML file, validated and frozen, and the runs that its sweep makes.
+
+The digest of the resolved recipe is the id of the run. It covers every field, defaults included, and the content of the
+user's own components that the recipe names: a changed value is another run, the order of keys is not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from lossgeo.components.component import Value, components, dump, file_of
+from lossgeo.components.finding import hint, names
+from lossgeo.components.parsing import Problem, parse
+from lossgeo.components.times import MAX_STEPS, Times
+from lossgeo.errors import UsageError
+from lossgeo.landscapes.datasets import Dataset
+from lossgeo.landscapes.landscape import Evaluation
+from lossgeo.landscapes.losses import Loss
+from lossgeo.landscapes.models import Model
+from lossgeo.landscapes.surfaces import Surface
+from lossgeo.optimizers import Optimizer
+from lossgeo.optimizers.schedules import Schedule
+from lossgeo.optimizers.schedules.constant import Constant
+from lossgeo.probes import Probe
+from lossgeo.recipes.documents import MAX_BYTES, MAX_PROBLEMS, Document, RecipeError, read_document
+from lossgeo.recipes.sweeps import PARTS, Setting, expand, override
+from lossgeo.reports import Report
+from lossgeo.saddles.saddle import Escape, Start
+
+
+class Expected(Value):
+    """The range in which a claim's statistic should lie, of the report's rows with these settings."""
+
+    where: dict[str, str | int | float | bool] = Field(default={}, description="columns of the report and their values")
+    low: float | None = Field(default=None, description="lower end of the range; null: none")
+    high: float | None = Field(default=None, description="upper end of the range; null: none")
+
+
+class Claim(Value):
+    """What the literature says and this recipe tests."""
+
+    says: str = Field(description="the claim in one sentence")
+    source: str = Field(description="where it was made")
+    report: str = Field(description="the report that tests it")
+    statistic: str | None = Field(default=None, description="column of that report by which it is judged; null: by eye")
+    expected: tuple[Expected, ...] = Field(default=(), description="what the statistic should be, row by row")
+
+    @model_validator(mode="after")
+    def _known_report(self) -> Self:
+        known = names(Report)
+        if self.report not in known:
+            raise ValueError(f"no report is named {self.report!r}; {hint(self.report, known)}")
+        return self
+
+
+class Stop(Value):
+    """Training ends at the first evaluation at which any of these holds, on the whole training set."""
+
+    train_loss_below: float | None = Field(default=None, description="training loss")
+    train_accuracy_above: float | None = Field(default=None, ge=0, lt=1, description="training accuracy, a fraction")
+    gradient_norm_below: float | None = Field(default=None, gt=0, description="norm of the full gradient")
+
+    def met(self, evaluation: Evaluation, gradient_norm: float | None) -> bool:
+        """Whether one of them holds."""
+        loss, accuracy = evaluation
+        return (
+            (self.train_loss_below is not None and loss < self.train_loss_below)
+            or (self.train_accuracy_above is not None and (accuracy or 0.0) > self.train_accuracy_above)
+            or (self.gradient_norm_below is not None and (gradient_norm or math.inf) < self.gradient_norm_below)
+        )
+
+
+class Checkpoints(Times):
+    """When the point is written to checkpoints/, and which points are kept."""
+
+    keep: Literal["all", "last"] = Field(default="all", description="last: a new checkpoint replaces the one before")
+
+
+class Recipe(Value):
+    """One fully resolved recipe."""
+
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$",
+        description="names the folder under outputs/; letters, digits, _ . -",
+    )
+    claim: Claim | None = Field(default=None, description="what this recipe tests")
+    model: Model | None = Field(default=None, description="the network; needs `dataset` and `loss`")
+    dataset: Dataset | None = Field(default=None, description="the data")
+    loss: Loss | None = Field(default=None, description="the loss")
+    surface: Surface | None = Field(default=None, description="or, in place of these three, an analytic surface")
+    start: Start | None = Field(default=None, description="the saddle that trials begin at; null: none")
+    escape: Escape | None = Field(default=None, description="when a trial has left a saddle, and ends")
+    replicas: int = Field(default=1, ge=1, le=1_000_000, description="independent trials, advanced side by side")
+    optimizer: Optimizer = Field(description="the update rule")
+    schedule: Schedule = Field(default=Constant(), description="factor on the learning rate over steps")
+    batch_size: Annotated[int, Field(ge=1)] | Literal["full"] = Field(
+        default="full", description="examples a step, drawn without replacement per epoch, or full"
+    )
+    steps: int | None = Field(default=None, ge=1, le=MAX_STEPS, description="length of the training in steps")
+    epochs: int | None = Field(default=None, ge=1, le=MAX_STEPS, description="or in passes over the data")
+    stop: Stop = Field(default=Stop(), description="rules that end training early")
+    divergence: float = Field(
+        default=1e4,
+        gt=1,
+        description="a batch loss above this multiple of the first training loss ends the run as diverged",
+    )
+    seed: int = Field(default=0, ge=0, lt=2**63, description="of initialization, batch order, noise and probes")
+    dtype: Literal["auto", "float32", "float64", "bfloat16"] = Field(
+        default="auto",
+        description="of parameters and data; auto: float32, on a surface float64. Probes compute in float32 at least",
+    )
+    device: str = Field(
+        default="auto", pattern=r"^(auto|cpu|cuda(:[0-9]+)?|mps)$", description="auto: a GPU where there is one"
+    )
+    threads: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = Field(
+        default="auto", description="torch threads; auto: measured at the start, kept on resume"
+    )
+    log: Times = Field(default=Times(every=10), description="when a row of the table steps is written")
+    evaluate: Times = Field(default=Times(every=100), description="when loss and accuracy of whole sets are measured")
+    checkpoint: Checkpoints = Field(
+        default=Checkpoints(log=10), description="when checkpoints are kept; one a minute is written for safety"
+    )
+    probes: tuple[Probe, ...] = Field(default=(), description="measurements along the way")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give either `steps` or `epochs`, one of them")
+        self._consistent_landscape()
+        if self.batch_size != "full" and self.escape is not None and self.escape.loss_drop is not None:
+            raise ValueError("`escape.loss_drop` needs the whole loss at every step: set batch_size: full")
+        keys = [probe.key() for probe in self.probes]
+        for i, key in enumerate(keys):
+            if (first := keys.index(key)) < i:
+                raise ValueError(
+                    f"probes.{first} and probes.{i} measure the same thing; "
+                    "merge their schedules (`every`, `at` and `log` add up)"
+                )
+        return self
+
+    def _consistent_landscape(self) -> None:
+        """Raises a ValueError unless there is a network with its data, or a surface, and what goes with it."""
+        network = {"model": self.model, "dataset": self.dataset, "loss": self.loss}
+        missing = [key for key, value in network.items() if value is None]
+        if self.surface is not None:
+            if len(missing) < 3:
+                given = next(key for key, value in network.items() if value is not None)
+                raise ValueError(f"`surface` takes the place of `{given}`: leave one of them out")
+            if self.start is not None and self.start.plant is not None:
+                raise ValueError(
+                    "`start.plant` is for a network; a surface knows its saddles: use `start: {at: saddle}`"
+                )
+            return
+        if missing:
+            raise ValueError(f"{', '.join(f'`{key}`' for key in missing)} missing; or give a `surface`")
+        if self.start is not None and self.start.plant is None:
+            raise ValueError(
+                "`start.at` needs a `surface`, whose saddles are known; plant one: `start: {plant: origin}`"
+            )
+        if self.start is None and self.escape is not None:
+            raise ValueError("`escape` needs a `surface`, whose saddles are known, or `start.plant`")
+        assert self.dataset is not None
+        assert self.loss is not None
+        kind = self.dataset.kind
+        if kind != "auto" and kind not in self.loss.accepts:
+            loss, dataset = self.loss.component_name(), self.dataset.component_name()
+            raise ValueError(
+                f"loss {loss!r} takes {' or '.join(self.loss.accepts)}, dataset {dataset!r} has {kind}; use `loss: mse`"
+            )
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """One run as asked for: the recipe, what the sweep set in it, and the user's files that it needs."""
+
+    recipe: Recipe
+    swept: Setting
+    used: tuple[Path, ...]  # the user's files that hold components of this recipe
+
+    @property
+    def plain(self) -> dict[str, Any]:
+        """The recipe as plain data, every default written out; a recipe that loads to the same run."""
+        plain: dict[str, Any] = dump(self.recipe)
+        return {key: value for key, value in plain.items() if value is not None}
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of every value, and of the content of the user's files."""
+        content = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in self.used}
+        text = json.dumps([self.plain, content], sort_keys=True, allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def id(self) -> str:
+        """The first eight hex digits of the digest."""
+        return self.digest[:8]
+
+    @property
+    def slug(self) -> str:
+        """What the sweep set, readable in a file name: `batch_size=16,seed=0`."""
+        plain = self.plain
+        shown = {key: _lookup(plain, key) for key in sorted(self.swept or {"seed": 0})}
+        parts = [f"{key.rpartition('.')[2]}={_word(value)}" for key, value in shown.items()]
+        return re.sub(r"[^A-Za-z0-9_.,=+-]+", "-", ",".join(parts))[:80]
+
+
+def _lookup(plain: Any, dotted: str) -> Any:
+    for key in dotted.split("."):
+        plain = plain[int(key)] if isinstance(plain, list) else plain.get(key) if isinstance(plain, dict) else None
+    return plain
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, dict):
+        return str(value.get("name", "-".join(_word(v) for v in value.values())))
+    return "-".join(map(_word, value)) if isinstance(value, list) else str(value)
+
+
+def read_recipe(source: str, stdin: bytes | None = None) -> Document:
+    """The document behind a name on the command line: a path, `-`, or the name of a recipe that lossgeo ships.
+
+    Raises:
+        UsageError: neither a file nor a shipped recipe.
+        RecipeError: not a YAML mapping.
+    """
+    if source == "-":
+        return _named(read_document(stdin or b"", "<stdin>"), "stdin")
+    path = Path(source)
+    if not os.path.isfile(path):  # unlike Path.is_file it takes a name of any length
+        shipped = {p.stem: p for p in sorted(shipped_recipes().glob("*.yaml"))}
+        if source not in shipped:
+            raise UsageError(f"{source}: no such file, nor a recipe that comes with lossgeo; {hint(source, shipped)}")
+        path = shipped[source]
+    try:
+        with path.open("rb") as file:
+            text = file.read(MAX_BYTES + 1)  # enough to see that a file is too long
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
+    return _named(read_document(text, str(path)), path.stem)
+
+
+def _named(document: Document, name: str) -> Document:
+    if "name" in document.plain:
+        return document
+    word = re.sub(r"[^A-Za-z0-9_.-]+", "-", name).lstrip("_.-")[:100] or "recipe"
+    return replace(document, plain={"name": word, **document.plain})
+
+
+def shipped_recipes() -> Path:
+    """The folder of recipes: inside an installed package, beside it in a checkout."""
+    inside = Path(__file__).parent / "shipped"
+    return inside if inside.is_dir() else Path(__file__).parents[2] / "recipes"
+
+
+def resolve(
+    document: Document, sets: list[str] | None = None, sweeps: list[str] | None = None, search: tuple[Path, ...] = ()
+) -> list[Resolved]:
+    """Every run of a recipe, validated; equal runs once. No data are read and nothing is written.
+
+    Raises:
+        RecipeError: everything that is wrong, each with its place.
+    """
+    changed = override(document, sets or [], sweeps or [])
+    lines = list(changed.complaints)
+    runs: dict[str, Resolved] = {}
+    try:
+        for resolved, setting in expand(changed):
+            recipe, problems = parse(Recipe, resolved.plain, search)
+            if recipe is None:
+                lines += _error(resolved, problems).lines
+                if len(lines) > MAX_PROBLEMS:
+                    break
+                continue
+            own = {file_of(component) for component in components(recipe)} if search else set()
+            run = Resolved(recipe, setting, tuple(f for f in search if f.absolute() in own))
+            same = runs.setdefault(run.id, run)
+            if same.digest != run.digest:
+                lines.append(f"{document.name}: two runs got the id {run.id} by chance; change the recipe's `name`")
+    except RecipeError as error:
+        # the sweep itself is wrong: say so together with what is wrong in any run
+        _, problems = parse(Recipe, {key: value for key, value in changed.plain.items() if key not in PARTS}, search)
+        always = [p for p in problems if p.keys and not p.message.startswith("is missing")]
+        lines += [*error.lines, *_error(changed, always).lines]
+    if lines:
+        raise RecipeError(lines)
+    return list(runs.values())
+
+
+def _error(document: Document, problems: list[Problem]) -> RecipeError:
+    """`sweep`, `zip` and `list` are keys of a file too, though no run has them."""
+    choices = [*Recipe.model_fields, *PARTS]
+    return document.error(
+        [
+            Problem(p.keys, f"unknown key; {hint(str(p.keys[0]), choices)}")
+            if len(p.keys) == 1 and p.keys[0] not in Recipe.model_fields
+            else p
+            for p in problems
+        ]
+    )

@@ -1,0 +1,1 @@
+"""What reports compute with: runs as tables, statistics with intervals. No torch."""

@@ -1,0 +1,139 @@
+"""Trials grouped for comparison: arms of equal settings at one saddle, and families of arms along a swept number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lossgeo.reports import Row, label
+from lossgeo.reports.analysis.power_laws import Law, law
+from lossgeo.reports.analysis.study import Study, natural
+from lossgeo.reports.analysis.survival import Survival
+
+RESAMPLES = 2000
+
+
+def settings_of(study: Study) -> list[tuple[Row, list[str]]]:
+    """The different settings of what was swept beside seeds, in the study's order, each with its runs.
+
+    Whatever a seed draws, trials, couplings or data, what differs in it alone repeats the experiment.
+    """
+    keys = [key for key in study.swept if key.rpartition(".")[2] != "seed"]
+    groups: dict[tuple[Any, ...], tuple[Row, list[str]]] = {}
+    for run in study.runs:
+        settings = {key: run.flat.get(key) for key in keys}
+        groups.setdefault(tuple(map(natural, settings.values())), (settings, []))[1].append(run.id)
+    return list(groups.values())
+
+
+def told_apart(settings: Sequence[Row]) -> list[str]:
+    """A name for each of several settings: the first keys that tell them apart, and no more."""
+    words: list[tuple[str, ...]] = [() for _ in settings]
+    for key in settings[0] if settings else ():
+        longer = [
+            word if row[key] is None else (*word, f"{key} {label(row[key])}")
+            for word, row in zip(words, settings, strict=True)
+        ]
+        if len(set(longer)) > len(set(words)):
+            words = longer
+    return [", ".join(word) for word in words]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Trials of equal settings at one saddle."""
+
+    settings: Row
+    saddle: int | None
+    trials: pd.DataFrame
+    curve: Survival | None  # None: there are no trials
+
+    @property
+    def times(self) -> np.ndarray:
+        """Steps since the trial came to the saddle, until it left or was last looked at."""
+        return self.trials["steps"].to_numpy(float)
+
+    @property
+    def censored(self) -> np.ndarray:
+        return self.trials["censored"].to_numpy(bool)
+
+    @property
+    def sample(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.times, self.censored
+
+    @property
+    def prediction(self) -> float | None:
+        """The median of what was predicted for its trials; None where no theory says."""
+        predicted = self.trials["predicted_steps"].astype(float)
+        return float(predicted.median()) if predicted.notna().any() else None
+
+    def stage_ratio(self, arms: list[Arm]) -> tuple[float | None, float | None, float | None]:
+        """Median steps over those that the same trials took at the saddle before, with a 95% interval.
+
+        A censored trial takes longer than any that left, so that the median is known where they are fewer than half.
+        """
+        before = [arm for arm in arms if arm.settings == self.settings and arm.saddle == (self.saddle or 0) - 1]
+        if not before:
+            return None, None, None
+        here = self.trials.assign(steps=np.where(self.censored, np.inf, self.times))
+        there = before[0].trials
+        steps = [trials.set_index(["run", "replica"])["steps"] for trials in (here, there)]
+        both = pd.concat(steps, axis=1, join="inner").to_numpy(float)
+        if not len(both) or (both[:, 1] <= 0).any() or np.isinf(both[:, 0]).mean() > 0.4:
+            return None, None, None
+        draws = np.random.default_rng(0).integers(len(both), size=(RESAMPLES, len(both)))
+        medians = np.median(both[draws], axis=1)
+        low, high = np.percentile(medians[:, 0] / medians[:, 1], [2.5, 97.5])
+        value = np.median(both, axis=0)
+        return float(value[0] / value[1]), float(low), float(high)
+
+
+@dataclass(frozen=True)
+class Family:
+    """Arms at one saddle that differ in one number alone."""
+
+    key: str
+    name: str  # what sets it apart from the other families
+    arms: list[Arm]
+
+    @property
+    def values(self) -> list[float]:
+        return [float(arm.settings[self.key]) for arm in self.arms]
+
+
+def families_of(arms: list[Arm]) -> list[Family]:
+    """Every way to see arms as families, by each of the swept numbers."""
+    keys = list(arms[0].settings)
+    families = []
+    # where every setting was watched at one saddle, it is one question whichever number that has
+    several = len({(*arm.settings.values(), arm.saddle) for arm in arms}) > len(
+        {(*arm.settings.values(),) for arm in arms}
+    )
+    for key in (key for key in keys if all(_is_number(arm.settings[key]) for arm in arms)):
+        members: dict[tuple[Any, ...], list[Arm]] = {}
+        for arm in arms:
+            rest = tuple(natural(value) for other, value in arm.settings.items() if other != key)
+            members.setdefault((natural(arm.saddle) if several else (0, 0.0, ""), *rest), []).append(arm)
+        firsts = [{**mine[0].settings, "saddle": mine[0].saddle} for mine in members.values()]
+        families += [Family(key, name, mine) for name, mine in zip(told_apart(firsts), members.values(), strict=True)]
+    return families
+
+
+def laws_of(families: list[Family]) -> dict[int, Law]:
+    """The law of every family all of whose trials escaped, by the identity of its arms."""
+    found: dict[int, Law] = {}
+    for family in families:
+        if any(arm.curve is None or arm.censored.any() for arm in family.arms):
+            continue
+        fitted = law(family.values, [arm.times for arm in family.arms])
+        if fitted is not None:
+            found |= {id(arm): fitted for arm in family.arms}
+    return found
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,0 +1,136 @@
+"""One spectrum as the tables hold it: what was measured of an operator at a step, and the numbers that follow."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lossgeo.curvature.spectral.spectral_density import Density, Outliers, outliers
+from lossgeo.reports import Row, plain
+from lossgeo.reports.analysis.study import Run
+
+QUANTILE = 1.96
+APART = 4.0  # standard errors between two estimates of one number: chance does that once in 16,000
+ROUNDING = 1e-6  # of the largest |lambda|: how far off an eigenvalue found in float32 may be
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured of one operator on one group of parameters, at one step of a run; any table may be empty."""
+
+    run: Run
+    replica: int
+    step: int | None  # None: nothing was measured at all
+    parameters: str
+    eigenvalues: pd.DataFrame
+    trace: pd.DataFrame
+    nodes: pd.DataFrame  # of the density table
+
+    def shared(self, column: str) -> list[Any]:
+        """The different values of a column that all three tables have."""
+        tables = (self.eigenvalues, self.trace, self.nodes)
+        return list(dict.fromkeys(plain(v) for table in tables if column in table for v in table[column].dropna()))
+
+    def end(self, which: str) -> pd.DataFrame:
+        """The eigenvalues of the top or the bottom end, the extreme one first."""
+        rows = self.eigenvalues[self.eigenvalues["end"] == which].dropna(subset="eigenvalue")
+        return rows.sort_values("rank", kind="stable")
+
+    @cached_property
+    def density(self) -> Density | None:
+        return Density.read(self.nodes) if len(self.nodes) else None
+
+    @cached_property
+    def top(self) -> list[float]:
+        """The largest eigenvalues, descending: the longer list of those found and those that the density knows."""
+        found: list[float] = self.end("top")["eigenvalue"].astype(float).tolist()
+        known: list[float] = self.density.known[::-1].tolist() if self.density else []
+        return max(found, known, key=len)
+
+    @cached_property
+    def scale(self) -> float:
+        """The largest |lambda|."""
+        nodes = self.density.nodes if self.density else np.array([])
+        every = np.concatenate([nodes, *(self.end(end)["eigenvalue"].to_numpy(float) for end in ("top", "bottom"))])
+        return float(np.abs(every).max(initial=0.0))
+
+    @property
+    def limit(self) -> int | None:
+        """How far down the rule for outliers looks: twice the number of classes, if there are any."""
+        outputs = (self.run.manifest.get("data") or {}).get("outputs")
+        return 2 * int(outputs) if outputs else None
+
+    @cached_property
+    def outliers(self) -> Outliers | None:
+        return outliers(self.top, self.limit)
+
+    def numbers(self, near_zero: float) -> Row:
+        """The report's columns; shares of the spectrum are cut at +- `near_zero` times the largest |lambda|."""
+        apart, density, cut = self.outliers, self.density, near_zero * self.scale
+        of_all = self.nodes[self.nodes["part"] == 0] if density else self.nodes
+        return {
+            "size": next(iter(self.shared("size")), None),
+            "samples": next(iter(self.shared("samples")), None),
+            **_extreme("lambda_max", self.end("top")),
+            **_extreme("lambda_min", self.end("bottom")),
+            **self._of_trace(),
+            "outliers": apart.number if apart else None,
+            "gap": apart.gap if apart else None,
+            "edge": apart.edge if apart else None,
+            **interval("outliers_by_mass", *(self._above(apart.edge) if apart else ())),
+            **interval("mass_near_zero", *(density.mass(-cut, cut) if density else ())),
+            **interval("negative_mass", *(density.mass(high=-cut) if density else ())),
+            "vectors": int(of_all["vector"].nunique()) if density else None,
+            "nodes": int(of_all["known"].eq(False).groupby(of_all["vector"]).sum().max()) if density else None,
+        }
+
+    def _above(self, edge: float) -> tuple[float, ...]:
+        """How many eigenvalues the density has above an edge, with its interval."""
+        return tuple(self.density.size * share for share in self.density.mass(low=edge)) if self.density else ()
+
+    def _of_trace(self) -> Row:
+        """Trace and Frobenius norm; the norm's interval holds the error over random vectors alone."""
+        if not len(self.trace):
+            return interval("trace") | interval("frobenius")
+        found = self.trace.iloc[0]
+        squares, aside = float(found["squares"]), QUANTILE * float(found["squares_stderr"])
+        norms = (math.sqrt(max(square, 0.0)) for square in (squares, squares - aside, squares + aside))
+        return interval("trace", *found[["value", "low", "high"]]) | interval("frobenius", *norms)
+
+    def disagreements(self) -> Iterator[str]:
+        """Where the density's first two moments and the trace table's estimates cannot both be right."""
+        if self.density is None or not len(self.trace) or len(self.shared("samples")) > 1:
+            return  # other examples have another trace
+        found, size = self.trace.iloc[0], self.density.size
+        for order, name, column, error in (
+            (1, "trace", "value", "stderr"),
+            (2, "squared Frobenius norm", "squares", "squares_stderr"),
+        ):
+            moment, stderr = (size * number for number in self.density.moment(order))
+            other, spread = float(found[column]), float(found[error])
+            rounding = ROUNDING * order * size * self.scale**order
+            if abs(moment - other) > APART * math.hypot(stderr, spread) + rounding:  # false where one is unknown
+                yield f"{name} {moment:.4g} +- {stderr:.2g} by the density, {other:.4g} +- {spread:.2g} by the trace"
+
+
+def interval(name: str, value: Any = None, low: Any = None, high: Any = None) -> Row:
+    """The columns name, name_low, name_high."""
+    return {name: plain(value), f"{name}_low": plain(low), f"{name}_high": plain(high)}
+
+
+def _extreme(name: str, rows: pd.DataFrame) -> Row:
+    """The extreme eigenvalue: with its bracket over data where there is one, else with its solver's error."""
+    if not len(rows):
+        return interval(name)
+    found = rows.iloc[0]
+    if pd.notna(found["low"]):
+        return interval(name, found["eigenvalue"], found["low"], found["high"])
+    sampling = found.get("stderr")
+    error = found["residual"] + (QUANTILE * sampling if pd.notna(sampling) else 0.0)
+    return interval(name, found["eigenvalue"], found["eigenvalue"] - error, found["eigenvalue"] + error)

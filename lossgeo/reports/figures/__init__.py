@@ -1,0 +1,1 @@
+"""What reports draw with; matplotlib is imported here and nowhere else."""

@@ -1,0 +1,1 @@
+"""Runs: one resolved recipe, its folder, and the work on it."""

@@ -1,0 +1,124 @@
+"""From a recipe to the landscape that it names, and to where its trials begin."""
+
+from __future__ import annotations
+
+import torch
+
+from lossgeo.curvature.closed_form import curvature
+from lossgeo.curvature.local_loss import Neighborhood
+from lossgeo.curvature.operators.hessian import Hessian
+from lossgeo.curvature.spectral.linear_operator import LinearOperator
+from lossgeo.errors import UsageError
+from lossgeo.landscapes.datasets import Data, Dataset
+from lossgeo.landscapes.landscape import Landscape
+from lossgeo.landscapes.losses import Loss
+from lossgeo.landscapes.losses._value import Value
+from lossgeo.landscapes.models import Model
+from lossgeo.landscapes.point import Point
+from lossgeo.landscapes.surface_module import SurfaceModule, surface_data
+from lossgeo.landscapes.surfaces import Surface
+from lossgeo.randomness import generator, trial_seed
+from lossgeo.recipes.recipe import Recipe
+from lossgeo.saddles.saddle import Known, Watch, beginnings, watched_saddles
+
+
+def landscape_and_data(recipe: Recipe, device: torch.device | str) -> tuple[Landscape, Data]:
+    """The landscape that a recipe trains on, at its initial point, and where its data came from.
+
+    Raises:
+        UsageError: data, model and loss do not fit together, or the data cannot be read.
+    """
+    if recipe.surface is not None:
+        return _of_surface(recipe, recipe.surface, device)
+    model, dataset, loss = network(recipe)
+    data = dataset.load()
+    if data.task.targets not in loss.accepts:
+        raise UsageError(
+            f"loss {loss.component_name()!r} takes {' or '.join(loss.accepts)}, the data have {data.task.targets}"
+        )
+    size = _batch_size(recipe, data)
+    plant = None if recipe.start is None else recipe.start.plant
+    exact = plant is not None  # in float32 no planted point is critical
+    dtype = getattr(torch, ("float64" if exact else "float32") if recipe.dtype == "auto" else recipe.dtype)
+    module = model.build(data.task, generator(recipe.seed, "initialization"))
+    made = Landscape(module, loss, data.task, data.train, data.test, dtype, device)
+    made.rehearse(data.train.size % size or size)  # the last batch of an epoch is the smallest
+    if plant is not None:
+        made.planted = plant.points(model, data, loss, recipe.seed)
+    return made, data
+
+
+def _of_surface(recipe: Recipe, surface: Surface, device: torch.device | str) -> tuple[Landscape, Data]:
+    data = surface_data(surface)
+    _batch_size(recipe, data)
+    dtype = getattr(torch, "float64" if recipe.dtype == "auto" else recipe.dtype)
+    module = SurfaceModule(surface, surface.start(generator(recipe.seed, "initialization")))
+    return Landscape(module, Value(), data.task, data.train, data.test, dtype, device), data
+
+
+def network(recipe: Recipe) -> tuple[Model, Dataset, Loss]:
+    """Model, dataset and loss of a recipe that has no surface."""
+    assert recipe.model is not None, "a recipe has a surface or all of these"
+    assert recipe.dataset is not None
+    assert recipe.loss is not None
+    return recipe.model, recipe.dataset, recipe.loss
+
+
+def _batch_size(recipe: Recipe, data: Data) -> int:
+    if recipe.batch_size == "full":
+        return data.train.size
+    if recipe.batch_size > data.train.size:
+        raise UsageError(
+            f"batch_size {recipe.batch_size} of {data.train.size} training examples; use `batch_size: full`"
+        )
+    return recipe.batch_size
+
+
+def _known(recipe: Recipe, landscape: Landscape) -> Known:
+    """The critical points that trials may begin at and be watched at."""
+    surface = recipe.surface
+    if surface is not None:
+        saddles = tuple(point for point in surface.critical_points() if point.is_saddle)
+        owner = f"surface {surface.component_name()!r}"
+        return Known(owner, saddles, lambda theta: curvature(surface.value, theta))
+    assert recipe.start is not None
+    assert recipe.start.plant is not None
+
+    def hessian(theta: torch.Tensor) -> LinearOperator:
+        point = Point(0, theta.to(landscape.device), {})
+        return Hessian().at(Neighborhood(landscape, point, landscape.train, dtype=torch.float64))
+
+    return Known(f"plant {recipe.start.plant.component_name()!r}", tuple(landscape.planted), hessian)
+
+
+def watch_of(recipe: Recipe, landscape: Landscape) -> Watch | None:
+    """What looks for trials that have left a saddle; None where the recipe asks for nothing of the kind.
+
+    Raises:
+        UsageError: there is no saddle that is known, or not so many.
+    """
+    if recipe.escape is None:
+        return None
+    return Watch(recipe.escape, watched_saddles(_known(recipe, landscape), recipe.start, recipe.escape))
+
+
+def starts(recipe: Recipe, landscape: Landscape) -> torch.Tensor:
+    """Where training begins: theta (P,), or (R, P) of R trials; on a surface, and from a planted saddle, always trials.
+
+    Raises:
+        UsageError: there is no saddle that trials should begin at.
+    """
+    if recipe.start is not None:
+        begun = beginnings(_known(recipe, landscape), recipe.start, recipe.seed, recipe.replicas)
+        return begun.to(landscape.device, landscape.dtype)
+    if recipe.surface is not None:
+        streams = [generator(trial_seed(recipe.seed, trial), "initialization") for trial in range(recipe.replicas)]
+        return torch.stack([recipe.surface.start(s) for s in streams]).to(landscape.device, landscape.dtype)
+    if recipe.replicas == 1:
+        return landscape.start()
+    model, _, _ = network(recipe)
+    rows = [landscape.start()]
+    for trial in range(1, recipe.replicas):
+        module = model.build(landscape.task, generator(trial_seed(recipe.seed, trial), "initialization"))
+        rows.append(torch.cat([p.detach().reshape(-1) for p in module.parameters()]).to(rows[0]))
+    return torch.stack(rows)

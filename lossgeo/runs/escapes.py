@@ -1,0 +1,132 @@
+"""The table `escapes`: one row a trial and saddle, with what theory said beside what happened."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+
+from lossgeo.curvature.local_loss import Neighborhood
+from lossgeo.curvature.operators.gradient_covariance import GradientCovariance
+from lossgeo.curvature.spectral.krylov import direction
+from lossgeo.landscapes.datasets import Data
+from lossgeo.landscapes.landscape import Landscape
+from lossgeo.landscapes.point import Point
+from lossgeo.landscapes.vectorized import ModuleEnsemble
+from lossgeo.randomness import generator
+from lossgeo.recipes.recipe import Recipe
+from lossgeo.runs.building import network
+from lossgeo.runs.trials import RUNNING, WORDS
+from lossgeo.saddles.escape_theory import predicted_steps
+from lossgeo.saddles.saddle import Saddle, Watch
+from lossgeo.tables import Row
+
+SMALL = 1e-10  # share of the covariance below which there is no noise along a direction
+
+
+class Escapes:
+    """What is known of the trials of a run at any moment."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        landscape: Landscape,
+        data: Data,
+        watch: Watch,
+        start: torch.Tensor,
+        batch_size: int,
+    ) -> None:
+        self.watch = watch
+        self.start = start
+        lr = recipe.optimizer.lr * recipe.schedule.factor(0, recipe.steps or 1)
+        none: list[float | None] = [None] * len(start)
+        self.predicted = [none for _ in watch.saddles]  # (S, R)
+        at_once = _by_theory(recipe, data, watch, start, lr)
+        if at_once is not None:
+            self.predicted = at_once
+        elif watch.escape.saddles != "last":  # trials begin beside the first one that is watched
+            noise = noise_along(landscape, watch.saddles[0], batch_size)
+            first, value = watch.saddles[0], _differentiable(landscape)
+            self.predicted[0] = predicted_steps(value, first, watch.escape, recipe.optimizer, lr, start, noise)
+
+    def rows(self, point: Point) -> Iterator[Row]:
+        """A row for every trial and every saddle that it was at; one is at a saddle once it has left that before."""
+        how, ended, beyond = (point.trials[name].tolist() for name in ("how", "ended", "beyond"))
+        stuck = [self._stuck(point.theta, number).tolist() for number in range(len(self.watch.saddles))]
+        for trial, steps in enumerate(beyond):
+            last = point.step if how[trial] == RUNNING else ended[trial]
+            begun: int | None = 0
+            for number, saddle in enumerate(self.watch.saddles):
+                if begun is None:
+                    break
+                left = steps[number] if steps[number] >= 0 else None
+                word = "escaped" if left is not None else "budget" if how[trial] == RUNNING else WORDS[how[trial]]
+                yield {
+                    "replica": trial,
+                    "saddle": saddle.number,
+                    "start_step": begun,
+                    "escape_step": left,
+                    "censored": left is None,
+                    "last_step": last if left is None else left,
+                    "ended": word,
+                    "underflow": left is None and stuck[number][trial],
+                    "predicted_steps": self.predicted[number][trial],
+                }
+                begun = left
+
+    def _stuck(self, theta: torch.Tensor, number: int) -> torch.Tensor:
+        """Which trials (R,) have nothing left along the way out that arithmetic could double, though they began so.
+
+        Below the smallest normal number it rounds by as much as what it should add: a step may add nothing for ever.
+        """
+        saddle, least = self.watch.saddles[number], torch.finfo(theta.dtype).tiny
+        now, first = ((saddle.components(t).abs() < least).all(-1) for t in (theta, self.start))
+        return now & ~first
+
+
+def _by_theory(
+    recipe: Recipe, data: Data, watch: Watch, start: torch.Tensor, lr: float
+) -> list[list[float | None]] | None:
+    """What the plant knows of gradient descent past all of its saddles: steps at each."""
+    plant = None if recipe.start is None else recipe.start.plant
+    drop = watch.escape.loss_drop
+    plain_descent = recipe.optimizer.drift(lr) == lr
+    if plant is None or drop is None or not plain_descent or watch.saddles[0].number != 0:
+        return None
+    left = plant.leaving(network(recipe)[0], data, start.cpu(), lr, drop)
+    if left is None:
+        return None
+    stays = torch.diff(left, dim=1, prepend=left.new_zeros(len(left), 1))
+    return [stays[:, saddle.number].tolist() for saddle in watch.saddles]
+
+
+def _differentiable(landscape: Landscape) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The loss on the training data as a function of theta (P,), for derivatives of any order."""
+    if landscape.surface is not None:
+        return landscape.surface.value
+    mean = ModuleEnsemble(landscape.module, landscape.loss).mean
+    inputs, targets = landscape.train
+
+    def value(theta: torch.Tensor) -> torch.Tensor:
+        matched = targets.to(theta.dtype) if targets.is_floating_point() else targets
+        loss: torch.Tensor = mean(theta.to(inputs.device), inputs.to(theta.dtype), matched)
+        return loss
+
+    return value
+
+
+def noise_along(landscape: Landscape, saddle: Saddle, batch_size: int) -> torch.Tensor:
+    """The standard deviation (K,) of the gradient of batches along a saddle's directions."""
+    size = landscape.train.size
+    if batch_size == size:
+        return torch.zeros(len(saddle.directions), dtype=torch.float64)
+    point = Point(0, saddle.theta.to(landscape.device), {})
+    around = Neighborhood(landscape, point, landscape.train, dtype=torch.float64)
+    covariance = GradientCovariance().at(around)
+    ways = saddle.directions.to(landscape.device)
+    variances = torch.stack([way @ (covariance @ way) for way in ways])
+    anywhere = direction(covariance, generator(0, "noise")).to(variances)
+    # where symmetry keeps noise out, rounding alone would be taken for some
+    variances[variances < SMALL * torch.linalg.vector_norm(covariance @ anywhere)] = 0.0
+    left = (size - batch_size) / (size - 1)  # of batches drawn without replacement
+    return (variances * left / batch_size).sqrt().cpu()

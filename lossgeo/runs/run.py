@@ -1,0 +1,241 @@
+"""A run's folder: its paths, manifest, lock, tables and checkpoints. Every path under outputs/ is made here.
+
+What is on the disk at any moment is whole: files are replaced atomically, and a checkpoint is written after the tables
+that lead up to it. A checkpoint is the point as the probes find it, before anything is measured there; a resumed run
+measures from that step on again and replaces the rows that it finds there, so that nothing is counted twice.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import re
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+import lossgeo
+from lossgeo.components.finding import used_files
+from lossgeo.errors import LossgeoError, RunError, UsageError
+from lossgeo.files import remove_parts, set_aside, write_atomically
+from lossgeo.recipes.documents import read_document, write_document
+from lossgeo.recipes.recipe import Resolved, resolve
+from lossgeo.tables import Column, Table
+
+Manifest = dict[str, Any]
+Tensors = dict[str, torch.Tensor]
+
+FINISHED = ("done", "diverged")
+CHECKPOINT = re.compile(r"step-(\d{8})\.safetensors")
+WITHOUT_MANIFEST = "remove that file, and the command that trained the run goes on from its last checkpoint"
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class Run:
+    """One resolved recipe and its folder.
+
+    `folder` is `<out>/<recipe name>/<slug>-<id>`; a folder of the same id with another slug is the same run.
+    """
+
+    def __init__(self, resolved: Resolved, folder: Path, run_id: str | None = None) -> None:
+        self.resolved = resolved
+        self.recipe = resolved.recipe
+        self.id = run_id or resolved.id
+        self.folder = folder
+
+    @classmethod
+    def under(cls, out: Path, resolved: Resolved) -> Self:
+        """The run's place below `out`, whether or not it exists yet."""
+        parent = out / resolved.recipe.name
+        run_id = resolved.id
+        there = next((folder for folder in sorted(parent.glob(f"*-{run_id}")) if folder.is_dir()), None)
+        return cls(resolved, there or parent / f"{resolved.slug}-{run_id}", run_id)
+
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """An existing run, wherever its folder stands now and whatever it is called.
+
+        Raises:
+            RunError: its recipe or its components are missing, or were changed after the run was made.
+        """
+        manifest, path = _manifest(folder), folder / "recipe.yaml"
+        if "content" not in manifest or manifest["content"] != _content(folder):
+            raise RunError(
+                f"{path}: it or a file in components/ is not what the run was made from; the command that trained the "
+                f"run puts them back, and a change is a recipe of its own: lossgeo train {shlex.quote(str(path))}"
+            )
+        own = folder / "components"
+        found = resolve(read_document(path.read_bytes(), str(path)), search=used_files([own]) if own.is_dir() else ())
+        return cls(found[0], folder, manifest["run"])
+
+    # --- manifest ----------------------------------------------------------------------------------------------------
+
+    def manifest(self) -> Manifest:
+        """run.json as it stands; empty where there is none.
+
+        Raises:
+            RunError: it is not what lossgeo wrote.
+        """
+        return _manifest(self.folder)
+
+    def note(self, **entries: Any) -> None:
+        """Change entries of run.json."""
+        manifest = self.manifest() | entries
+        write_atomically(self.folder / "run.json", (json.dumps(manifest, indent=2) + "\n").encode())
+
+    def check_data(self, sha256: str) -> None:
+        """Refuse data other than those the run was begun with.
+
+        Raises:
+            RunError: they differ.
+        """
+        if (self.manifest().get("data") or {}).get("sha256", sha256) != sha256:
+            raise RunError("was begun with other data; put them back, or remove the folder to train on the new ones")
+
+    def untouched(self) -> bool:
+        """Whether recipe and components are those that the run was made from."""
+        return self.manifest().get("content") == _content(self.folder)
+
+    def make(self) -> list[str]:
+        """Put the recipe, the user's own components and the beginnings of a manifest into the folder.
+
+        Files that differ were edited there: they are set aside, and a sentence for each is returned.
+        """
+        files = {self.folder / "recipe.yaml": write_document(self.resolved.plain)}
+        files |= {self.folder / "components" / file.name: file.read_bytes() for file in self.resolved.used}
+        notes = []
+        for path, data in files.items():
+            if path.exists() and path.read_bytes() != data:
+                aside = set_aside(path, "edited")
+                notes.append(f"{path} was edited; the run goes on as it was made, the edit is kept as {aside.name}")
+            if not path.exists():
+                path.parent.mkdir(exist_ok=True)
+                write_atomically(path, data)
+        self.note(run=self.id, recipe=self.recipe.name, status="running", content=_content(self.folder))
+        return notes
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run for this process; the kernel lets go when the process ends, however it ends.
+
+        Raises:
+            UsageError: the folder cannot be made or written.
+            RunError: another process holds the run, or the disk is full.
+        """
+        path = self.folder / ".lock"
+        try:
+            (self.folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+            file = path.open("a+")
+        except OSError as error:
+            if error.errno in FULL:
+                raise RunError(f"cannot be written: {error.strerror}; free some space") from error
+            raise UsageError(
+                f"cannot be written: {error.strerror}; make it writable, or choose another folder"
+            ) from error
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                file.seek(0)
+                raise RunError(f"in use by process {file.read().strip()}; wait for it or stop it") from error
+            except OSError as error:  # some network file systems
+                raise RunError(f"cannot be locked: {error.strerror}; choose a folder on a local disk") from error
+            file.truncate(0)
+            file.write(f"{os.getpid()} on {platform.node()}")
+            file.flush()
+            for folder in (self.folder, self.folder / "checkpoints", self.folder / "components"):
+                remove_parts(folder)
+            yield
+
+    # --- tables ------------------------------------------------------------------------------------------------------
+
+    def table(self, name: str, columns: tuple[Column, ...]) -> Table:
+        """The run's table of that name, empty where there is none yet."""
+        return Table.open(self.folder / f"{name}.parquet", columns)
+
+    # --- checkpoints -------------------------------------------------------------------------------------------------
+
+    def checkpoints(self) -> dict[int, Path]:
+        """The checkpoints by step, in order."""
+        files = sorted((self.folder / "checkpoints").glob("step-*.safetensors"))
+        return {int(match[1]): file for file in files if (match := CHECKPOINT.fullmatch(file.name))}
+
+    def save(self, step: int, tensors: Tensors) -> None:
+        """Write a checkpoint."""
+        self._write(self.folder / "checkpoints" / f"step-{step:08d}.safetensors", step, tensors)
+
+    def keep(self, key: str, step: int, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Write vectors that a probe found: eigenvectors/<probe>-step-<8 digits>.safetensors."""
+        folder = self.folder / "eigenvectors"
+        folder.mkdir(exist_ok=True)
+        self._write(folder / f"{key}-step-{step:08d}.safetensors", step, tensors)
+
+    def _write(self, path: Path, step: int, tensors: Mapping[str, torch.Tensor]) -> None:
+        whole = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
+        write_atomically(path, save(whole, {"lossgeo": lossgeo.__version__, "run": self.id, "step": str(step)}))
+
+    def load(self, step: int) -> Tensors:
+        """The tensors of a checkpoint.
+
+        Raises:
+            RunError: there is none for that step, the file is torn, or it is another run's.
+        """
+        path = self.checkpoints().get(step)
+        if path is None:
+            known = ", ".join(map(str, self.checkpoints())) or "none"
+            raise RunError(f"no checkpoint at step {step}; there are {known}")
+        try:
+            with safe_open(path, framework="pt") as file:
+                origin = file.metadata() or {}
+                if (origin.get("run"), origin.get("step")) != (self.id, str(step)):
+                    raise RunError(f"{path}: is not this run's checkpoint of that step")
+                # copied, so that the memory is torch's own and aligned as it was when the run began
+                return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise RunError(f"{path}: torn ({error})") from error
+
+
+def _manifest(folder: Path) -> Manifest:
+    path = folder / "run.json"
+    try:
+        made = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path}: cannot be read ({error}); {WITHOUT_MANIFEST}") from error
+    if not isinstance(made, dict):
+        raise RunError(f"{path}: is not what lossgeo wrote; {WITHOUT_MANIFEST}")
+    return made
+
+
+def _content(folder: Path) -> str:
+    """A digest of the files that a run is made from."""
+    files = [folder / "recipe.yaml", *sorted((folder / "components").glob("*.py"))]
+    content = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.is_file()}
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def left_behind(out: Path, runs: Sequence[Run]) -> Iterator[str]:
+    """A sentence for every unfinished run of the same recipe names that is not among these: the recipe was changed."""
+    ids = {run.id for run in runs}
+    for name in dict.fromkeys(run.recipe.name for run in runs):
+        for file in sorted((out / name).glob("*/run.json")):
+            try:
+                manifest = _manifest(file.parent)
+            except LossgeoError:
+                continue  # none of these runs; whoever reads that folder is told
+            if manifest.get("run") not in ids and manifest.get("status") not in FINISHED:
+                use = ["--use", str(file.parent / "components")] if (file.parent / "components").is_dir() else []
+                command = ["lossgeo", "train", str(file.with_name("recipe.yaml")), "--out", str(out), *use]
+                where = f"{file.parent} ({manifest.get('status')} at step {manifest.get('step', 0)})"
+                yield f"{where} belongs to another version of {name}; go on with it by: {shlex.join(command)}"

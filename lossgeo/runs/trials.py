@@ -1,0 +1,262 @@
+"""What a step means for those who take it: one run, or many trials side by side.
+
+One diverges or goes on. Of many, each may diverge, escape or be done: it is frozen where it stood, and its row leaves
+the arithmetic once enough others have gone too, or whenever all are looked at.
+"""
+
+from __future__ import annotations
+
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from lossgeo.landscapes.landscape import Evaluation, Landscape
+from lossgeo.landscapes.point import Point
+from lossgeo.optimizers import State, Step
+from lossgeo.saddles.saddle import Watch
+from lossgeo.tables import Row
+
+LARGEST = sys.float_info.max
+LINE = 16  # rows, so that they fill whole cache lines whatever their length
+CROWDED = 0.5  # rows leave the arithmetic once so many of them are frozen
+
+RUNNING, ESCAPED, DIVERGED, RETURNED, STOPPED = range(5)
+WORDS = ("running", "escaped", "diverged", "returned", "stopped")
+
+
+class Course(ABC):
+    """The way of a point through its steps."""
+
+    theta: torch.Tensor
+    state: State
+    loss: float  # the last one seen; of many, their mean
+
+    @property
+    @abstractmethod
+    def diverged(self) -> str | None:
+        """Why training is over, where it is because the loss grew; of many, where that of all did."""
+
+    @property
+    @abstractmethod
+    def done(self) -> bool:
+        """Whether nobody is on the way any more."""
+
+    @abstractmethod
+    def numbers(self) -> list[int]:
+        """The numbers of those who are on the way, ascending; 0 for one."""
+
+    @abstractmethod
+    def members(self) -> torch.Tensor:
+        """Where they stand, a row for each."""
+
+    @abstractmethod
+    def look(self, step: int) -> None:
+        """See who has left a saddle, by where they stand before a step."""
+
+    @abstractmethod
+    def lay_down(self) -> None:
+        """Make all of the point be of the present step."""
+
+    @abstractmethod
+    def close(self, step: int, landscape: Landscape) -> None:
+        """See who has left a saddle once the last step was taken."""
+
+    @abstractmethod
+    def assess(self, step: int, evaluations: Sequence[Evaluation], met: Sequence[bool]) -> None:
+        """What was found of those on the way, in their order: who diverged, and who met a rule that ends training."""
+
+    @abstractmethod
+    def took(self, taken: Step, step: int) -> bool:
+        """A step was taken at `step`; whether nothing is left to do."""
+
+    @abstractmethod
+    def seen(self, taken: Step) -> Iterator[Row]:
+        """Loss and gradient norm that the step saw, a row for everyone on the way."""
+
+
+class One(Course):
+    """A run by itself."""
+
+    def __init__(self, point: Point, limit: float, loss: float) -> None:
+        self.point = point
+        self.theta, self.state = point.theta, point.state
+        self.limit = limit
+        self.loss = loss
+        self._stopped = False
+        self._diverged: str | None = None
+
+    @property
+    def diverged(self) -> str | None:
+        return self._diverged
+
+    @property
+    def done(self) -> bool:
+        return self._stopped or self._diverged is not None
+
+    def numbers(self) -> list[int]:
+        return [0]
+
+    def members(self) -> torch.Tensor:
+        return self.theta[None]
+
+    def look(self, step: int) -> None:
+        pass  # nobody asked when a run by itself leaves anything
+
+    def lay_down(self) -> None:
+        pass  # every step is taken in the point itself
+
+    def close(self, step: int, landscape: Landscape) -> None:
+        pass
+
+    def assess(self, step: int, evaluations: Sequence[Evaluation], met: Sequence[bool]) -> None:
+        self._judge("training", evaluations[0].loss, step)
+        self._stopped = self._stopped or met[0]
+
+    def took(self, taken: Step, step: int) -> bool:
+        self.theta, self.state = self.point.theta, self.point.state = taken.theta, taken.state
+        self.loss = taken.loss.item()
+        self._judge("batch", self.loss, step)
+        if taken.ended is not None and bool(taken.ended):
+            self._stopped = True
+        return self.done
+
+    def _judge(self, which: str, loss: float, step: int) -> None:
+        if not loss <= self.limit and self._diverged is None:  # NaN compares false
+            self._diverged = f"{which} loss {loss:.4g} at step {step}, not below the limit of {self.limit:.4g}"
+
+    def seen(self, taken: Step) -> Iterator[Row]:
+        norm = float(torch.linalg.vector_norm(taken.gradient))
+        yield {"replica": 0, "loss": self.loss, "gradient_norm": norm}
+
+
+class Many(Course):
+    """R trials.
+
+    `point` holds all of them; `theta`, `state` and `rows` those that are computed, in the order of their numbers. Of
+    these `over` says which have ended since the rows were taken up. With `exact` they are filled up to whole cache
+    lines by copies of the last, which count as over: kernels compute what is left behind the last vector register in
+    another way, and a trial's bits would depend on how many stand before it.
+
+    `point.trials` says how each ended: `how` (R,), `ended` (R,) the step, -1 while it runs, and `beyond` (R, S), the
+    first step at which it was beyond each of S saddles, -1 before.
+    """
+
+    def __init__(self, point: Point, limits: torch.Tensor, loss: float, watch: Watch | None, exact: bool) -> None:
+        self.point = point
+        self.loss = loss
+        self._limits = limits
+        self._watch = watch
+        self._exact = exact
+        if not point.trials:
+            trials, saddles = len(point.theta), 0 if watch is None else len(watch.saddles)
+            point.trials = {
+                "how": torch.zeros(trials, dtype=torch.int64),
+                "ended": torch.full((trials,), -1),
+                "beyond": torch.full((trials, saddles), -1),
+            }
+        self._take_up()
+
+    @property
+    def done(self) -> bool:
+        return not bool((self.point.trials["how"] == RUNNING).any())
+
+    @property
+    def diverged(self) -> str | None:
+        how = self.point.trials["how"]
+        return f"all {len(how)} trials diverged" if bool((how == DIVERGED).all()) else None
+
+    def numbers(self) -> list[int]:
+        return self._numbers
+
+    def members(self) -> torch.Tensor:
+        return self.theta[: len(self._numbers)]
+
+    def _take_up(self) -> None:
+        """Rows of those that still run, taken out of the point."""
+        (running,) = torch.nonzero(self.point.trials["how"] == RUNNING, as_tuple=True)
+        self._numbers: list[int] = running.tolist()
+        self.rows = torch.cat([running, running[-1:].expand(-len(running) % LINE)]) if self._exact else running
+        self.theta = self.point.theta[self.rows]
+        self.state = {name: t[self.rows] if t.ndim else t for name, t in self.point.state.items()}
+        self._here = self._limits[self.rows].to(self.theta.device)
+        self.over = torch.arange(len(self.rows), device=self.theta.device) >= len(running)
+        self._frozen = 0
+
+    def lay_down(self) -> None:
+        """Put the rows back into the point, so that all of it is of this step; the frozen ones stay as they are."""
+        moving = ~self.over
+        rows = self.rows[moving.cpu()]
+        self.point.theta[rows] = self.theta[moving]
+        for name, value in self.state.items():
+            if value.ndim == 0:
+                self.point.state[name] = value
+                continue
+            if name not in self.point.state:  # an optimizer may begin its state with the first step
+                self.point.state[name] = value.new_zeros(len(self.point.theta), *value.shape[1:])
+            self.point.state[name][rows] = value[moving]
+        self._take_up()
+
+    def look(self, step: int) -> None:
+        if self._frozen > CROWDED * len(self._numbers):
+            self.lay_down()
+        self._look(step, None)
+
+    def close(self, step: int, landscape: Landscape) -> None:
+        self._look(step, None)
+        if self._watch is not None and self._watch.escape.loss_drop is not None and self._numbers:
+            losses = [e.loss for e in landscape.evaluations(self.theta, landscape.train)]
+            self._look(step, torch.tensor(losses, dtype=torch.float64, device=self.theta.device))
+        self.lay_down()
+
+    def _look(self, step: int, losses: torch.Tensor | None) -> None:
+        """Who has left a saddle, by where all stand before the step, or by the losses that it saw."""
+        if self._watch is None or not self._numbers:
+            return
+        beyond = self._watch.beyond(self.theta, losses)
+        if beyond is None or not bool(beyond.any()):
+            return
+        moving = ~self.over
+        rows, beyond = self.rows[moving.cpu()], beyond[moving].cpu()
+        first = self.point.trials["beyond"][rows]
+        first[beyond & (first < 0)] = step
+        self.point.trials["beyond"][rows] = first
+        gone = torch.zeros_like(self.over)
+        gone[moving] = (first >= 0).all(1).to(gone.device)
+        self._freeze(gone, ESCAPED, step)
+
+    def assess(self, step: int, evaluations: Sequence[Evaluation], met: Sequence[bool]) -> None:
+        for number, evaluation, stops in zip(list(self._numbers), evaluations, met, strict=True):
+            broken = not evaluation.loss <= float(self._limits[number]) or evaluation.loss < -LARGEST
+            if broken or stops:
+                self.point.trials["how"][number] = DIVERGED if broken else STOPPED
+                self.point.trials["ended"][number] = step
+        self._take_up()  # every row was laid down before it was evaluated
+
+    def _freeze(self, which: torch.Tensor, how: int, step: int) -> None:
+        """End some of the rows where they stand."""
+        new = which & ~self.over
+        if not bool(new.any()):
+            return
+        rows = self.rows[new.cpu()]
+        self.point.theta[rows] = self.theta[new]
+        self.point.trials["how"][rows] = how
+        self.point.trials["ended"][rows] = step
+        self.over |= new
+        self._frozen += len(rows)
+
+    def took(self, taken: Step, step: int) -> bool:
+        self.theta, self.state = taken.theta, taken.state
+        self._freeze(~(taken.loss <= self._here) | (taken.loss < -LARGEST), DIVERGED, step)
+        self._look(step, taken.loss)
+        if taken.ended is not None:
+            self._freeze(taken.ended, RETURNED, step + 1)
+        return self._frozen == len(self._numbers)
+
+    def seen(self, taken: Step) -> Iterator[Row]:
+        norms = torch.linalg.vector_norm(taken.gradient, dim=-1)
+        columns = zip(self.rows.tolist(), taken.loss.tolist(), norms.tolist(), self.over.tolist(), strict=True)
+        rows = [{"replica": r, "loss": loss, "gradient_norm": norm} for r, loss, norm, over in columns if not over]
+        self.loss = sum(row["loss"] for row in rows) / len(rows) if rows else self.loss
+        yield from rows

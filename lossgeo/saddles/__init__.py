@@ -1,0 +1,1 @@
+"""Saddles: critical points that theory knows or a search finds, and how optimizers leave them."""

@@ -1,0 +1,205 @@
+"""A saddle and the ways out of it: where trials begin beside it, and when one has left.
+
+The decision a reader would question: a trial has escaped when it is far along the saddle's own ways down, not when it
+is far. Downhill along a positive direction, which every trial goes first, is no escape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+
+from lossgeo.components.component import Value
+from lossgeo.curvature.spectral.krylov import Krylov, direction
+from lossgeo.curvature.spectral.lanczos import lanczos
+from lossgeo.curvature.spectral.linear_operator import LinearOperator
+from lossgeo.errors import UsageError
+from lossgeo.landscapes.surfaces import CriticalPoint
+from lossgeo.randomness import generator, trial_seed
+from lossgeo.saddles.plants import Plant
+
+DENSE = 512  # parameters up to which the whole Hessian is cheap; where it is diagonal its vectors are exact
+TOLERANCE = 1e-12  # relative error of the eigenvalues that lead down: escape times are told to a step
+
+
+class Start(Value):
+    """Trials begin at a saddle, or a little beside it."""
+
+    at: Literal["saddle"] | None = Field(default=None, description="on a surface: the kind of point to begin at")
+    plant: Plant | None = Field(default=None, description="of a network: how its saddles are constructed")
+    index: Annotated[int, Field(ge=0)] | Literal["each"] = Field(
+        default=0, description="which of the saddles, counted from 0 in their order; each: one trial after the other"
+    )
+    offset: float = Field(default=0.0, ge=0, description="distance from it")
+    direction: Literal["negative", "random", "none"] = Field(
+        default="negative",
+        description="of the offset: a random one of negative curvature (or descent, where there is none), or any",
+    )
+
+    @model_validator(mode="after")
+    def _somewhere(self) -> Self:
+        if (self.at is None) == (self.plant is None):
+            raise ValueError("give `at: saddle` on a surface, or `plant` with a network")
+        if self.direction == "none" and self.offset > 0:
+            raise ValueError(f"`direction: none` has no room for an offset of {self.offset:g}; set offset: 0")
+        return self
+
+
+class Escape(Value):
+    """When a trial has left a saddle; trials that have are frozen."""
+
+    distance: float | None = Field(
+        default=None, gt=0, description="once it is so far from it along its negative directions"
+    )
+    loss_drop: float | None = Field(default=None, gt=0, description="or once the loss is so far below the saddle's")
+    saddles: Literal["start", "all", "last"] = Field(
+        default="start", description="start: the one begun at; all: every saddle from there on; last: the last of these"
+    )
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> Self:
+        if (self.distance is None) == (self.loss_drop is None):
+            raise ValueError("give either `distance` or `loss_drop`, one of them")
+        return self
+
+
+@dataclass(frozen=True)
+class Known:
+    """The critical points that are known of a landscape to begin at, and its Hessian."""
+
+    owner: str  # whose they are, in a message
+    points: tuple[CriticalPoint, ...]
+    curvature: Callable[[torch.Tensor], LinearOperator]
+
+    def point(self, number: int) -> CriticalPoint:
+        """The one of that number.
+
+        Raises:
+            UsageError: there are not so many.
+        """
+        if not self.points:
+            raise UsageError(f"{self.owner} has no saddle that is known; leave `start` and `escape` out")
+        if number >= len(self.points):
+            count = len(self.points)
+            raise UsageError(f"start.index: {self.owner} has {count} saddles, counted from 0; there is no {number}")
+        return self.points[number]
+
+
+@dataclass(frozen=True)
+class Saddle:
+    """A critical point with the directions that lead down from it."""
+
+    number: int
+    theta: torch.Tensor  # (P,) float64
+    loss: float
+    eigenvalues: torch.Tensor  # (K,) the negative ones, ascending; (1,) 0 where the way down has no curvature
+    directions: torch.Tensor  # (K, P) orthonormal rows
+
+    @classmethod
+    def of(cls, known: Known, number: int) -> Self:
+        """Costs P products with the Hessian, and beyond `DENSE` parameters some for each of its ways down.
+
+        Raises:
+            UsageError: no such point, or nothing leads down from it.
+        """
+        point = known.point(number)
+        if point.way_out is not None:
+            return cls(number, point.theta, point.loss, torch.zeros(1, dtype=torch.float64), point.way_out[None])
+        if point.index == 0:
+            raise UsageError(
+                f"start.index: number {number} of {known.owner} is a minimum, from which nothing leads down"
+            )
+        operator = known.curvature(point.theta)
+        if len(point.theta) <= DENSE:
+            whole = torch.eye(len(point.theta), dtype=torch.float64, device=operator.device)
+            values, vectors = torch.linalg.eigh((operator @ whole).cpu())
+            directions = vectors.T[: point.index].contiguous()
+            return cls(number, point.theta, point.loss, values[: point.index], directions)
+        stream = generator(0, "saddle")
+        krylov = Krylov(operator, direction(operator, stream))
+        down = lanczos(krylov, 0, point.index, TOLERANCE, 10 * len(point.theta), stream).bottom
+        return cls(number, point.theta, point.loss, torch.from_numpy(down.values), down.vectors.cpu())
+
+    def components(self, theta: torch.Tensor) -> torch.Tensor:
+        """How far points (R, P) are from it along its ways down, (R, K); rows do not see each other."""
+        away = theta - self.theta.to(theta)
+        return torch.stack([(away * way).sum(-1) for way in self.directions.to(theta)], dim=-1)
+
+
+def watched_saddles(known: Known, start: Start | None, escape: Escape) -> list[Saddle]:
+    """Those that trials are watched at.
+
+    Raises:
+        UsageError: there are none, or not so many, or trials begin at different ones.
+    """
+    index = 0 if start is None else start.index
+    if index == "each":
+        raise UsageError("`escape` watches trials at one saddle: give start.index a number in place of `each`")
+    known.point(index)
+    last = len(known.points) - 1
+    wanted = {"start": [index], "all": range(index, last + 1), "last": [last]}[escape.saddles]
+    return [Saddle.of(known, number) for number in wanted]
+
+
+def beginnings(known: Known, start: Start, seed: int, trials: int) -> torch.Tensor:
+    """Where trials begin, (R, P) float64, each drawn from its own stream.
+
+    Raises:
+        UsageError: the landscape has no such saddle.
+    """
+    rows, saddles = [], dict[int, Saddle]()
+    for trial in range(trials):
+        number = trial % max(1, len(known.points)) if start.index == "each" else start.index
+        theta = known.point(number).theta
+        if start.offset > 0:
+            if number not in saddles:
+                saddles[number] = Saddle.of(known, number)
+            stream = generator(trial_seed(seed, trial), "initialization")
+            theta = theta + start.offset * _direction(start, saddles[number], stream)
+        rows.append(theta)
+    return torch.stack(rows)
+
+
+def _direction(start: Start, saddle: Saddle, stream: torch.Generator) -> torch.Tensor:
+    if start.direction == "random":
+        vector: torch.Tensor = torch.randn(len(saddle.theta), generator=stream, dtype=torch.float64)
+    elif saddle.eigenvalues[0] == 0:  # what goes down there may go up on the other side
+        vector = saddle.directions[0]
+    else:
+        weights = torch.randn(len(saddle.directions), generator=stream, dtype=torch.float64)
+        vector = (weights[:, None] * saddle.directions).sum(0)
+    unit: torch.Tensor = vector / torch.linalg.vector_norm(vector)
+    return unit
+
+
+class Watch:
+    """Looks at trials step by step for those that have left a saddle."""
+
+    def __init__(self, escape: Escape, saddles: Sequence[Saddle]) -> None:
+        self.escape = escape
+        self.saddles = saddles
+
+    def beyond(self, theta: torch.Tensor, losses: torch.Tensor | None) -> torch.Tensor | None:
+        """Which of trials (R, P) are beyond each of the S saddles, (R, S); None where that is not to be known now.
+
+        By distance it is known before a step, from theta alone (`losses` None); by loss after it, from the losses that
+        the step saw.
+        """
+        if (losses is None) != (self.escape.distance is not None):
+            return None
+        if losses is not None:
+            assert self.escape.loss_drop is not None
+            levels = [saddle.loss - self.escape.loss_drop for saddle in self.saddles]
+            return torch.stack([losses < level for level in levels], dim=-1)
+        r = self.escape.distance
+        assert r is not None
+        found = []
+        for saddle in self.saddles:
+            parts = saddle.components(theta)
+            far = parts[:, 0].abs() > r if parts.shape[1] == 1 else parts.square().sum(-1) > r * r
+            found.append(far)
+        return torch.stack(found, dim=-1)
