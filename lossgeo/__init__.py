@@ -16,12 +16,13 @@ if TYPE_CHECKING:
     from lossgeo.curvature.local_loss import Neighborhood as Neighborhood
     from lossgeo.curvature.operators import Operator as Operator
     from lossgeo.curvature.spectral.linear_operator import LinearOperator as LinearOperator
+    from lossgeo.landscapes.critical_point import CriticalPoint as CriticalPoint, Theory as Theory
     from lossgeo.landscapes.datasets import Dataset as Dataset, Raw as Raw
     from lossgeo.landscapes.landscape import Landscape as Landscape
     from lossgeo.landscapes.losses import Loss as Loss
     from lossgeo.landscapes.models import Model as Model
     from lossgeo.landscapes.point import Point as Point
-    from lossgeo.landscapes.surfaces import CriticalPoint as CriticalPoint, Surface as Surface, Theory as Theory
+    from lossgeo.landscapes.surfaces import Surface as Surface
     from lossgeo.landscapes.task import Examples as Examples, Task as Task
     from lossgeo.optimizers import Growth as Growth, Optimizer as Optimizer, State as State, Step as Step
     from lossgeo.optimizers.schedules import Schedule as Schedule
@@ -40,12 +41,13 @@ HOMES = {
     "lossgeo.curvature.local_loss": ("Neighborhood",),
     "lossgeo.curvature.operators": ("Operator",),
     "lossgeo.curvature.spectral.linear_operator": ("LinearOperator",),
+    "lossgeo.landscapes.critical_point": ("CriticalPoint", "Theory"),
     "lossgeo.landscapes.datasets": ("Dataset", "Raw"),
     "lossgeo.landscapes.landscape": ("Landscape",),
     "lossgeo.landscapes.losses": ("Loss",),
     "lossgeo.landscapes.models": ("Model",),
     "lossgeo.landscapes.point": ("Point",),
-    "lossgeo.landscapes.surfaces": ("CriticalPoint", "Surface", "Theory"),
+    "lossgeo.landscapes.surfaces": ("Surface",),
     "lossgeo.landscapes.task": ("Examples", "Task"),
     "lossgeo.optimizers": ("Growth", "Optimizer", "State", "Step"),
     "lossgeo.optimizers.schedules": ("Schedule",),

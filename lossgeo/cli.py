@@ -24,7 +24,7 @@ from lossgeo.errors import LossgeoError, Stopped, UsageError
 from lossgeo.runs.interrupt import Interrupt
 
 if TYPE_CHECKING:
-    from lossgeo.recipes.recipe import Resolved
+    from lossgeo.recipes.resolving import Resolved
     from lossgeo.runs.executors import Outcome
     from lossgeo.runs.probing import At
     from lossgeo.runs.run import Run
@@ -86,7 +86,7 @@ def train(
     # listening before torch is loaded, so that a batch system that stops the command early is told to try again
     with Interrupt().listening(signal.SIGINT, signal.SIGTERM) as interrupt:
         from lossgeo.components.finding import used_files
-        from lossgeo.recipes.recipe import read_recipe, resolve
+        from lossgeo.recipes.resolving import read_recipe, resolve
         from lossgeo.runs.executors import Executor
         from lossgeo.runs.run import Run, left_behind
 
@@ -126,9 +126,9 @@ def probe(
     paths = _paths(runs)
     with Interrupt().listening(signal.SIGINT, signal.SIGTERM) as interrupt:
         from lossgeo.components.finding import used_files
+        from lossgeo.folders import run_folders
         from lossgeo.probes import Probe
         from lossgeo.recipes.documents import read_named
-        from lossgeo.reports.analysis.study import run_folders
         from lossgeo.runs.executors import attempt
         from lossgeo.runs.probing import probe as measure
 

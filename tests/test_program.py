@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from program import ENVIRONMENT, command, lossgeo, manifest, recipe, rows, shell, start, until, written
 
 from lossgeo.display import display
 from lossgeo.runs.training import Progress
+from tests.support.program import ENVIRONMENT, command, lossgeo, manifest, recipe, rows, shell, start, until, written
 
 
 @pytest.fixture(scope="module")

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 import yaml
-from program import lossgeo
 
 from lossgeo.components.catalog import catalog, interfaces
 from lossgeo.probes import Probe
-from lossgeo.recipes.recipe import shipped_recipes
-from lossgeo.runs.resuming import ESCAPES, EVALUATIONS, STEPS
+from lossgeo.recipes.resolving import shipped_recipes
+from lossgeo.runs.columns import ESCAPES, EVALUATIONS, STEPS
+from tests.support.program import lossgeo
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from lossgeo.landscapes.losses import Loss
-from lossgeo.landscapes.models._rows import Rows
+from lossgeo.landscapes.models import Rows
 
 # nonlinearities whose derivative is a function of their output a: from (dL/da, a) to dL/dz, in one kernel
 BACKWARD: dict[type[nn.Module], Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {

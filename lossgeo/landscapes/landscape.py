@@ -21,9 +21,10 @@ from torch.autograd.graph import _engine_run_backward
 
 from lossgeo.errors import UsageError
 from lossgeo.landscapes.backprop import Chain
+from lossgeo.landscapes.critical_point import CriticalPoint, Theory
 from lossgeo.landscapes.losses import Loss
 from lossgeo.landscapes.surface_module import SurfaceModule
-from lossgeo.landscapes.surfaces import CriticalPoint, Surface, Theory
+from lossgeo.landscapes.surfaces import Surface
 from lossgeo.landscapes.task import Examples, Task
 from lossgeo.landscapes.vectorized import Ensemble
 

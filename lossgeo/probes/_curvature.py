@@ -13,12 +13,10 @@ import torch
 from pydantic import Field, model_validator
 
 from lossgeo.components.component import components, dump
-from lossgeo.curvature.local_loss import Neighborhood, layers, matching
-from lossgeo.curvature.memory import memory_budget
+from lossgeo.curvature.local_loss import layers, matching
 from lossgeo.curvature.operators import Operator
 from lossgeo.curvature.operators.hessian import Hessian
-from lossgeo.curvature.spectral.krylov import Krylov, direction
-from lossgeo.curvature.spectral.linear_operator import LinearOperator
+from lossgeo.curvature.sample import Sample, Settings
 from lossgeo.errors import UsageError
 from lossgeo.landscapes.landscape import BatchNormMode, Landscape, Memory
 from lossgeo.landscapes.point import Point
@@ -174,67 +172,9 @@ class CurvatureProbe(Probe):
         last = point.scratch.get("sample")
         if last is None or last[0] != key:
             point.scratch.clear()  # before the next one is built, so that two are never held
+            memory = None if self.memory == "auto" else int(self.memory * 2**30)
             dtype = getattr(torch, self._dtype_name(landscape.dtype))
-            point.scratch["sample"] = last = (key, Sample(self, landscape, point, names, size, dtype))
+            settings = Settings(self.operator, size, names, dtype, self.batch_norm, memory)
+            point.scratch["sample"] = last = (key, Sample(settings, landscape, point))
         sample: Sample = last[1]
         return sample
-
-
-class Sample:
-    """An operator over some of the training examples, and over parts of these.
-
-    `whole`: these are all there are, so that nothing is left to be uncertain about. `cost` is in products so far, those
-    over a part counted by their share of the examples.
-    """
-
-    def __init__(
-        self,
-        probe: CurvatureProbe,
-        landscape: Landscape,
-        point: Point,
-        names: tuple[str, ...],
-        size: int,
-        dtype: torch.dtype,
-    ) -> None:
-        self.whole = size == landscape.train.size
-        self._settings = (probe.operator, landscape, point, probe.batch_norm, names, dtype)
-        self._examples = landscape.train.rows(slice(0, size))
-        budget = memory_budget(landscape.device) if probe.memory == "auto" else int(probe.memory * 2**30)
-        self._memory = budget if self.whole else budget // 2  # the other half is for two parts at a time
-        self.here, self.operator = self._over(slice(0, size), self._memory)
-        self._random: Krylov | None = None
-        self._elsewhere = 0.0  # products over parts, by their share
-        self.examples = size
-
-    def _over(self, rows: slice, memory: int) -> tuple[Neighborhood, LinearOperator]:
-        operator, landscape, point, batch_norm, names, dtype = self._settings
-        here = Neighborhood(landscape, point, self._examples.rows(rows), batch_norm, names, dtype, memory)
-        return here, operator.at(here)
-
-    @property
-    def cost(self) -> float:
-        return self.operator.products + self._elsewhere
-
-    @property
-    def room(self) -> int | None:
-        """How many vectors a Krylov space may hold: half, since the shared one may be there beside another."""
-        return None if self.operator.room is None else self.operator.room // 2
-
-    def random_krylov(self, generator: torch.Generator) -> Krylov:
-        """The Krylov space of a random start vector; the same one for every probe of this operator at this point.
-
-        `generator` has to be a fresh one: the start vector is what it draws first.
-        """
-        start = direction(self.operator, generator)
-        if self._random is None or self._random.released:
-            self._random = Krylov(self.operator, start)
-        return self._random
-
-    def part(self, number: int, count: int) -> LinearOperator:
-        """The operator over the `number`-th of `count` disjoint parts of the examples; `charge` what it costs."""
-        size = self.examples
-        return self._over(slice(number * size // count, (number + 1) * size // count), self._memory // 2)[1]
-
-    def charge(self, products: float) -> None:
-        """Count products that were made elsewhere, in products over all the examples."""
-        self._elsewhere += products

@@ -15,13 +15,14 @@ from pydantic import Field, model_validator
 from lossgeo.curvature.local_loss import Neighborhood
 from lossgeo.curvature.operators.finite_difference import FiniteDifference
 from lossgeo.curvature.operators.hessian import Hessian
+from lossgeo.curvature.sample import Sample
 from lossgeo.curvature.spectral.krylov import Krylov, direction
 from lossgeo.curvature.spectral.lanczos import lanczos
 from lossgeo.curvature.spectral.linear_operator import LinearOperator
 from lossgeo.curvature.spectral.slq import density
 from lossgeo.curvature.spectral.spectral_density import Density, Rule, Share
 from lossgeo.landscapes.landscape import Memory
-from lossgeo.probes._curvature import CurvatureProbe, Found, Sample
+from lossgeo.probes._curvature import CurvatureProbe, Found
 from lossgeo.saddles.refiners import Refiner
 from lossgeo.tables import Column, Row
 

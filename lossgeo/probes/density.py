@@ -8,10 +8,11 @@ import numpy as np
 import torch
 from pydantic import Field
 
+from lossgeo.curvature.sample import Sample
 from lossgeo.curvature.spectral.lanczos import lanczos
 from lossgeo.curvature.spectral.slq import Density as Quadrature, density
 from lossgeo.landscapes.landscape import Memory
-from lossgeo.probes._curvature import KNOWN_TOLERANCE, CurvatureProbe, Found, Sample
+from lossgeo.probes._curvature import KNOWN_TOLERANCE, CurvatureProbe, Found
 from lossgeo.tables import Column, Row
 
 PARTS = 8  # of a sample, whose spread is the error over examples; seven degrees of freedom

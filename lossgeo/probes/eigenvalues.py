@@ -8,12 +8,13 @@ import numpy as np
 import torch
 from pydantic import Field, model_validator
 
+from lossgeo.curvature.sample import Sample
 from lossgeo.curvature.spectral.bracket import bracket
 from lossgeo.curvature.spectral.krylov import Krylov, direction
 from lossgeo.curvature.spectral.lanczos import Eigenpairs, Ends, lanczos, warm_start
 from lossgeo.curvature.spectral.linear_operator import LinearOperator
 from lossgeo.landscapes.landscape import Memory
-from lossgeo.probes._curvature import FLOAT32_TOLERANCE, CurvatureProbe, Found, Sample
+from lossgeo.probes._curvature import FLOAT32_TOLERANCE, CurvatureProbe, Found
 from lossgeo.tables import Column, Row
 
 # a coarser vector only lowers what it has on the other half, by 1% or so, and widens the bracket

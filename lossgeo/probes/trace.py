@@ -7,10 +7,11 @@ from typing import ClassVar, Self, final
 import torch
 from pydantic import Field, model_validator
 
+from lossgeo.curvature.sample import Sample
 from lossgeo.curvature.spectral.lanczos import Eigenpairs, lanczos
 from lossgeo.curvature.spectral.trace import Method, trace
 from lossgeo.landscapes.landscape import Memory
-from lossgeo.probes._curvature import KNOWN_TOLERANCE, CurvatureProbe, Found, Sample
+from lossgeo.probes._curvature import KNOWN_TOLERANCE, CurvatureProbe, Found
 from lossgeo.tables import Column
 
 OVER_EXAMPLES = 8  # vectors whose quadratic forms are taken example by example

@@ -9,12 +9,11 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any, final
+from typing import Any, Literal, final
 
 from lossgeo.components.finding import find
 from lossgeo.reports import Report, Row, Summary, label
-from lossgeo.reports.analysis.study import Run, Study
-from lossgeo.reports.analysis.verdicts import verdict
+from lossgeo.reports.analysis.study import RunData, Study
 
 
 @final
@@ -28,7 +27,7 @@ class Claims(Report):
 
     def render(self, study: Study) -> Summary:
         """A row for each expectation of each recipe's claim; a recipe without one has a row that says so."""
-        recipes: dict[str, list[Run]] = {}
+        recipes: dict[str, list[RunData]] = {}
         for run in study.runs:
             recipes.setdefault(str(run.recipe["name"]), []).append(run)
         rows = tuple(row for name, runs in recipes.items() for row in _judged(name, runs))
@@ -40,7 +39,7 @@ class Claims(Report):
         return Summary("Claims", rows, tuple(notes))
 
 
-def _judged(name: str, runs: list[Run]) -> Iterator[Row]:
+def _judged(name: str, runs: list[RunData]) -> Iterator[Row]:
     claim = runs[0].recipe.get("claim") or {}
     shared = {"claim": claim.get("says"), "recipe": name}
     command = f"lossgeo train {shlex.quote(name)}"
@@ -85,3 +84,21 @@ def _interval(statistic: str, row: Row) -> tuple[float, float] | None:
     if ends not in ([f"{statistic}_low", f"{statistic}_high"], ["low", "high"]) or None in (row[e] for e in ends):
         return None
     return float(row[ends[0]]), float(row[ends[1]])
+
+
+Verdict = Literal["confirmed", "inconclusive", "contradicted"]
+
+
+def verdict(interval: tuple[float, float] | None, expected: tuple[float | None, float | None]) -> Verdict:
+    """confirmed: the interval lies inside the expected range; contradicted: outside it; inconclusive: across its edge.
+
+    `expected` may be open at either end (None). Without an interval nothing is known, so it is inconclusive.
+    """
+    if interval is None:
+        return "inconclusive"
+    low, high = interval
+    at_least = float("-inf") if expected[0] is None else expected[0]
+    at_most = float("inf") if expected[1] is None else expected[1]
+    if high < at_least or low > at_most:
+        return "contradicted"
+    return "confirmed" if at_least <= low and high <= at_most else "inconclusive"

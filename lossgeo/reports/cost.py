@@ -17,7 +17,7 @@ import pandas as pd
 from pydantic import Field
 
 from lossgeo.reports import Report, Row, Summary, plain
-from lossgeo.reports.analysis.study import WHOLE, Run, Study
+from lossgeo.reports.analysis.study import WHOLE, RunData, Study
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -63,7 +63,7 @@ class Cost(Report):
             (lambda: _draw(rows)) if drawable else None,
         )
 
-    def _row(self, run: Run, probe: str | None, found: pd.DataFrame) -> Row:
+    def _row(self, run: RunData, probe: str | None, found: pd.DataFrame) -> Row:
         good = found[~found["failed"]]
         seconds, pace = good["seconds"].to_numpy(float), _step_seconds(run)
         median = float(np.median(seconds)) if len(seconds) else None
@@ -116,7 +116,7 @@ class Cost(Report):
             yield f"For {self.at_most:.0%} overhead each: {listed}."
 
 
-def _step_seconds(run: Run) -> float | None:
+def _step_seconds(run: RunData) -> float | None:
     """What one step of training took, without probes; evaluations and checkpoints are part of it."""
     facts = run.manifest
     steps = facts.get("step")

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from lossgeo.errors import UsageError
 from lossgeo.reports import Operator, Parameters, Probe, Report, Summary, choice_note, label, plain
-from lossgeo.reports.analysis.study import WHOLE, Run, Study, natural
+from lossgeo.reports.analysis.study import WHOLE, RunData, Study, natural
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -112,7 +112,7 @@ class Curves(Report):
             footer += "; bands: 95% intervals"
         figure, axes = _figure.panels(list(shown), footer)
 
-        def setting(run: Run) -> Any:
+        def setting(run: RunData) -> Any:
             return None if color is None else run.flat.get(color)
 
         values = sorted({natural(setting(run)): setting(run) for run in study.runs}.values(), key=natural)

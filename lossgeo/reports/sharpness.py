@@ -18,7 +18,7 @@ from pydantic import Field
 
 from lossgeo.reports import Operator, Parameters, Probe, Report, Row, Summary, choice_note, label, plain
 from lossgeo.reports.analysis.intervals import FEWEST, Slope, loglog_slope, mean_with_interval
-from lossgeo.reports.analysis.study import WHOLE, Run, Study, last, natural
+from lossgeo.reports.analysis.study import WHOLE, RunData, Study, last, natural
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -110,7 +110,7 @@ class Sharpness(Report):
         ]
         return runs
 
-    def _outcome(self, run: Run, numbers: pd.Series[Any]) -> str:
+    def _outcome(self, run: RunData, numbers: pd.Series[Any]) -> str:
         if run.status == "diverged":
             return "diverged"
         reached = self.step != "last" and run.manifest.get("step", 0) >= self.step
@@ -123,7 +123,7 @@ class Sharpness(Report):
         )
 
 
-def _size(run: Run) -> float | None:
+def _size(run: RunData) -> float | None:
     size: Any = run.flat.get("batch_size")
     return (run.manifest.get("data") or {}).get("train") if size == "full" else size
 

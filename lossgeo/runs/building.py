@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 
-from lossgeo.curvature.closed_form import curvature
 from lossgeo.curvature.local_loss import Neighborhood
 from lossgeo.curvature.operators.hessian import Hessian
 from lossgeo.curvature.spectral.linear_operator import LinearOperator
@@ -12,10 +11,9 @@ from lossgeo.errors import UsageError
 from lossgeo.landscapes.datasets import Data, Dataset
 from lossgeo.landscapes.landscape import Landscape
 from lossgeo.landscapes.losses import Loss
-from lossgeo.landscapes.losses._value import Value
 from lossgeo.landscapes.models import Model
 from lossgeo.landscapes.point import Point
-from lossgeo.landscapes.surface_module import SurfaceModule, surface_data
+from lossgeo.landscapes.surface_module import SurfaceModule, Value, surface_data
 from lossgeo.landscapes.surfaces import Surface
 from lossgeo.randomness import generator, trial_seed
 from lossgeo.recipes.recipe import Recipe
@@ -76,18 +74,17 @@ def _batch_size(recipe: Recipe, data: Data) -> int:
 
 def _known(recipe: Recipe, landscape: Landscape) -> Known:
     """The critical points that trials may begin at and be watched at."""
-    surface = recipe.surface
-    if surface is not None:
-        saddles = tuple(point for point in surface.critical_points() if point.is_saddle)
-        owner = f"surface {surface.component_name()!r}"
-        return Known(owner, saddles, lambda theta: curvature(surface.value, theta))
-    assert recipe.start is not None
-    assert recipe.start.plant is not None
 
     def hessian(theta: torch.Tensor) -> LinearOperator:
         point = Point(0, theta.to(landscape.device), {})
         return Hessian().at(Neighborhood(landscape, point, landscape.train, dtype=torch.float64))
 
+    surface = recipe.surface
+    if surface is not None:
+        saddles = tuple(point for point in surface.critical_points() if point.is_saddle)
+        return Known(f"surface {surface.component_name()!r}", saddles, hessian)
+    assert recipe.start is not None
+    assert recipe.start.plant is not None
     return Known(f"plant {recipe.start.plant.component_name()!r}", tuple(landscape.planted), hessian)
 
 

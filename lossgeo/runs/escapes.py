@@ -6,22 +6,16 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from lossgeo.curvature.local_loss import Neighborhood
-from lossgeo.curvature.operators.gradient_covariance import GradientCovariance
-from lossgeo.curvature.spectral.krylov import direction
 from lossgeo.landscapes.datasets import Data
 from lossgeo.landscapes.landscape import Landscape
 from lossgeo.landscapes.point import Point
 from lossgeo.landscapes.vectorized import ModuleEnsemble
-from lossgeo.randomness import generator
 from lossgeo.recipes.recipe import Recipe
 from lossgeo.runs.building import network
 from lossgeo.runs.trials import RUNNING, WORDS
-from lossgeo.saddles.escape_theory import predicted_steps
-from lossgeo.saddles.saddle import Saddle, Watch
+from lossgeo.saddles.escape_theory import noise_along, predicted_steps
+from lossgeo.saddles.saddle import Watch
 from lossgeo.tables import Row
-
-SMALL = 1e-10  # share of the covariance below which there is no noise along a direction
 
 
 class Escapes:
@@ -113,20 +107,3 @@ def _differentiable(landscape: Landscape) -> Callable[[torch.Tensor], torch.Tens
         return loss
 
     return value
-
-
-def noise_along(landscape: Landscape, saddle: Saddle, batch_size: int) -> torch.Tensor:
-    """The standard deviation (K,) of the gradient of batches along a saddle's directions."""
-    size = landscape.train.size
-    if batch_size == size:
-        return torch.zeros(len(saddle.directions), dtype=torch.float64)
-    point = Point(0, saddle.theta.to(landscape.device), {})
-    around = Neighborhood(landscape, point, landscape.train, dtype=torch.float64)
-    covariance = GradientCovariance().at(around)
-    ways = saddle.directions.to(landscape.device)
-    variances = torch.stack([way @ (covariance @ way) for way in ways])
-    anywhere = direction(covariance, generator(0, "noise")).to(variances)
-    # where symmetry keeps noise out, rounding alone would be taken for some
-    variances[variances < SMALL * torch.linalg.vector_norm(covariance @ anywhere)] = 0.0
-    left = (size - batch_size) / (size - 1)  # of batches drawn without replacement
-    return (variances * left / batch_size).sqrt().cpu()

@@ -14,11 +14,10 @@ from lossgeo.landscapes.landscape import Memory
 from lossgeo.landscapes.point import Point
 from lossgeo.probes import Probe
 from lossgeo.runs.building import landscape_and_data
-from lossgeo.runs.containment import contained
 from lossgeo.runs.interrupt import Interrupt
 from lossgeo.runs.machine import pick_device
-from lossgeo.runs.packing import restored
-from lossgeo.runs.run import FINISHED, Run
+from lossgeo.runs.resuming import restored
+from lossgeo.runs.run import FINISHED, Run, contained
 from lossgeo.runs.training import Progress
 from lossgeo.tables import Table, read
 

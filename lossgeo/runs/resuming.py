@@ -13,37 +13,11 @@ from lossgeo.files import set_aside
 from lossgeo.landscapes.datasets import Dataset
 from lossgeo.landscapes.landscape import Landscape, Memory
 from lossgeo.landscapes.point import Point
+from lossgeo.optimizers import Optimizer
 from lossgeo.recipes.recipe import Recipe
-from lossgeo.runs.containment import contained
-from lossgeo.runs.packing import restored
-from lossgeo.runs.run import FINISHED, Run
+from lossgeo.runs.columns import ESCAPES, EVALUATIONS, STEPS
+from lossgeo.runs.run import FINISHED, Run, Tensors, contained
 from lossgeo.tables import Column, Table, read
-
-STEPS = (
-    Column("epoch", "float", "epochs", "passes over the training data so far"),
-    Column("loss", "float", "loss", "on the batch, before the step"),
-    Column("gradient_norm", "float", "loss / parameter", "Euclidean norm of the batch's gradient, before the step"),
-    Column("lr", "float", "", "learning rate of the step"),
-)
-EVALUATIONS = (
-    Column("epoch", "float", "epochs", "passes over the training data so far"),
-    Column("split", "string", "", "train or test: the whole of it"),
-    Column("loss", "float", "loss", "mean over the examples"),
-    Column("accuracy", "float", "fraction", "share of examples whose class is right; null where targets are values"),
-    Column("gradient_norm", "float", "loss / parameter", "of the full gradient; null where no rule asks for it"),
-    Column("parameter_norm", "float", "parameter", "Euclidean norm of theta"),
-    Column("distance", "float", "parameter", "Euclidean distance from the start"),
-)
-ESCAPES = (
-    Column("saddle", "int", "", "number of the saddle, counted from 0 in the surface's order"),
-    Column("start_step", "int", "steps", "when the trial was there: 0, or when it left the one before"),
-    Column("escape_step", "int", "steps", "the first step at which it had left; null: it had not when it ended"),
-    Column("censored", "bool", "", "whether it had not left by its last step"),
-    Column("last_step", "int", "steps", "the last step at which it was looked at"),
-    Column("ended", "string", "", "escaped, budget, diverged, returned or stopped: how the trial ended"),
-    Column("underflow", "bool", "", "censored, and what could grow fell below the smallest normal number"),
-    Column("predicted_steps", "float", "steps", "by the local spectrum, from where it began; null: no theory says"),
-)
 
 
 def finished(run: Run) -> bool:
@@ -125,3 +99,38 @@ def opened(run: Run, step: int) -> dict[str, Table]:
     for name in ("steps", "evaluations"):
         tables[name].keep(row["step"] < step for row in tables[name].rows)
     return tables
+
+
+def packed(landscape: Landscape, point: Point, noise: torch.Generator, memories: dict[str, Memory]) -> Tensors:
+    """`theta`, `noise`, `state/<name>` of the optimizer, `buffers/<name>` of the model, `memory/<probe>/<name>`.
+
+    With replicas theta is (R, P), and there is `trials/<name>`.
+    """
+    groups = {"state": point.state, "buffers": landscape.buffers(), "trials": point.trials}
+    groups |= {f"memory/{key}": memory for key, memory in memories.items()}
+    tensors = {f"{group}/{name}": t for group, members in groups.items() for name, t in members.items()}
+    return {"theta": point.theta, "noise": noise.get_state(), **tensors}
+
+
+def restored(
+    landscape: Landscape,
+    step: int,
+    tensors: Tensors,
+    memories: dict[str, Memory],
+    optimizer: Optimizer,
+    noise: torch.Generator | None = None,
+) -> Point:
+    """The point in such tensors; sets the landscape's buffers, the probes' memories and the noise stream to it."""
+    groups: dict[str, dict[str, torch.Tensor]] = {}
+    for name, tensor in tensors.items():
+        group, _, member = name.rpartition("/")
+        groups.setdefault(group, {})[member] = tensor
+    landscape.restore(groups.get("buffers", {}))
+    if noise is not None:
+        noise.set_state(groups[""]["noise"])
+    for key, memory in memories.items():
+        memories[key] = groups.get(f"memory/{key}", memory)  # one that was not there in training goes on as it is
+    theta = groups[""]["theta"].to(landscape.device)
+    # what stands beside theta lives where theta lives; counters and the like stay on the CPU
+    state = {n: t.to(theta.device) if t.ndim else t for n, t in groups.get("state", {}).items()}
+    return Point(step, theta, state, optimizer, trials=groups.get("trials", {}))

@@ -15,8 +15,9 @@ import os
 import platform
 import re
 import shlex
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -28,8 +29,9 @@ import lossgeo
 from lossgeo.components.finding import used_files
 from lossgeo.errors import LossgeoError, RunError, UsageError
 from lossgeo.files import remove_parts, set_aside, write_atomically
+from lossgeo.folders import CHECKPOINTS, COMPONENTS, EIGENVECTORS, MANIFEST, RECIPE
 from lossgeo.recipes.documents import read_document, write_document
-from lossgeo.recipes.recipe import Resolved, resolve
+from lossgeo.recipes.resolving import Resolved, resolve
 from lossgeo.tables import Column, Table
 
 Manifest = dict[str, Any]
@@ -68,13 +70,13 @@ class Run:
         Raises:
             RunError: its recipe or its components are missing, or were changed after the run was made.
         """
-        manifest, path = _manifest(folder), folder / "recipe.yaml"
+        manifest, path = _manifest(folder), folder / RECIPE
         if "content" not in manifest or manifest["content"] != _content(folder):
             raise RunError(
                 f"{path}: it or a file in components/ is not what the run was made from; the command that trained the "
                 f"run puts them back, and a change is a recipe of its own: lossgeo train {shlex.quote(str(path))}"
             )
-        own = folder / "components"
+        own = folder / COMPONENTS
         found = resolve(read_document(path.read_bytes(), str(path)), search=used_files([own]) if own.is_dir() else ())
         return cls(found[0], folder, manifest["run"])
 
@@ -91,7 +93,7 @@ class Run:
     def note(self, **entries: Any) -> None:
         """Change entries of run.json."""
         manifest = self.manifest() | entries
-        write_atomically(self.folder / "run.json", (json.dumps(manifest, indent=2) + "\n").encode())
+        write_atomically(self.folder / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
 
     def check_data(self, sha256: str) -> None:
         """Refuse data other than those the run was begun with.
@@ -111,8 +113,8 @@ class Run:
 
         Files that differ were edited there: they are set aside, and a sentence for each is returned.
         """
-        files = {self.folder / "recipe.yaml": write_document(self.resolved.plain)}
-        files |= {self.folder / "components" / file.name: file.read_bytes() for file in self.resolved.used}
+        files = {self.folder / RECIPE: write_document(self.resolved.plain)}
+        files |= {self.folder / COMPONENTS / file.name: file.read_bytes() for file in self.resolved.used}
         notes = []
         for path, data in files.items():
             if path.exists() and path.read_bytes() != data:
@@ -134,7 +136,7 @@ class Run:
         """
         path = self.folder / ".lock"
         try:
-            (self.folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+            (self.folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
             file = path.open("a+")
         except OSError as error:
             if error.errno in FULL:
@@ -153,7 +155,7 @@ class Run:
             file.truncate(0)
             file.write(f"{os.getpid()} on {platform.node()}")
             file.flush()
-            for folder in (self.folder, self.folder / "checkpoints", self.folder / "components"):
+            for folder in (self.folder, self.folder / CHECKPOINTS, self.folder / COMPONENTS):
                 remove_parts(folder)
             yield
 
@@ -167,16 +169,16 @@ class Run:
 
     def checkpoints(self) -> dict[int, Path]:
         """The checkpoints by step, in order."""
-        files = sorted((self.folder / "checkpoints").glob("step-*.safetensors"))
+        files = sorted((self.folder / CHECKPOINTS).glob("step-*.safetensors"))
         return {int(match[1]): file for file in files if (match := CHECKPOINT.fullmatch(file.name))}
 
     def save(self, step: int, tensors: Tensors) -> None:
         """Write a checkpoint."""
-        self._write(self.folder / "checkpoints" / f"step-{step:08d}.safetensors", step, tensors)
+        self._write(self.folder / CHECKPOINTS / f"step-{step:08d}.safetensors", step, tensors)
 
     def keep(self, key: str, step: int, tensors: Mapping[str, torch.Tensor]) -> None:
         """Write vectors that a probe found: eigenvectors/<probe>-step-<8 digits>.safetensors."""
-        folder = self.folder / "eigenvectors"
+        folder = self.folder / EIGENVECTORS
         folder.mkdir(exist_ok=True)
         self._write(folder / f"{key}-step-{step:08d}.safetensors", step, tensors)
 
@@ -206,7 +208,7 @@ class Run:
 
 
 def _manifest(folder: Path) -> Manifest:
-    path = folder / "run.json"
+    path = folder / MANIFEST
     try:
         made = json.loads(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
@@ -220,7 +222,7 @@ def _manifest(folder: Path) -> Manifest:
 
 def _content(folder: Path) -> str:
     """A digest of the files that a run is made from."""
-    files = [folder / "recipe.yaml", *sorted((folder / "components").glob("*.py"))]
+    files = [folder / RECIPE, *sorted((folder / COMPONENTS).glob("*.py"))]
     content = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.is_file()}
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
@@ -229,13 +231,39 @@ def left_behind(out: Path, runs: Sequence[Run]) -> Iterator[str]:
     """A sentence for every unfinished run of the same recipe names that is not among these: the recipe was changed."""
     ids = {run.id for run in runs}
     for name in dict.fromkeys(run.recipe.name for run in runs):
-        for file in sorted((out / name).glob("*/run.json")):
+        for file in sorted((out / name).glob(f"*/{MANIFEST}")):
             try:
                 manifest = _manifest(file.parent)
             except LossgeoError:
                 continue  # none of these runs; whoever reads that folder is told
             if manifest.get("run") not in ids and manifest.get("status") not in FINISHED:
-                use = ["--use", str(file.parent / "components")] if (file.parent / "components").is_dir() else []
-                command = ["lossgeo", "train", str(file.with_name("recipe.yaml")), "--out", str(out), *use]
+                use = ["--use", str(file.parent / COMPONENTS)] if (file.parent / COMPONENTS).is_dir() else []
+                command = ["lossgeo", "train", str(file.with_name(RECIPE)), "--out", str(out), *use]
                 where = f"{file.parent} ({manifest.get('status')} at step {manifest.get('step', 0)})"
                 yield f"{where} belongs to another version of {name}; go on with it by: {shlex.join(command)}"
+
+
+@contextmanager
+def contained(run: Run, noted: bool = False) -> Iterator[None]:
+    """Turn whatever is raised inside into a RunError; `noted`: and write it into run.json."""
+    try:
+        yield
+    except LossgeoError:
+        raise
+    except (Exception, SystemExit) as error:  # a user's model may raise anything, and the other runs have to go on
+        reason = _reason(run, error)
+        if noted:
+            with suppress(OSError, RunError):  # a full disk may not take it
+                run.note(status="failed", reason=reason, traceback=traceback.format_exc())
+        raise RunError(reason) from error
+
+
+def _reason(run: Run, error: BaseException) -> str:
+    """What was raised, in one line, and where in a user's file."""
+    text = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.errno in FULL:
+        return f"{text}; free some space, and the same command goes on from the last checkpoint"
+    own = {str(file.resolve()) for file in run.resolved.used}
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if str(Path(f.filename).resolve()) in own]
+    where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {text}{where}"

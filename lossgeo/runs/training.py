@@ -22,13 +22,11 @@ from lossgeo.landscapes.landscape import Landscape, Memory
 from lossgeo.landscapes.task import Examples
 from lossgeo.randomness import Noise
 from lossgeo.runs.building import landscape_and_data, starts, watch_of
-from lossgeo.runs.containment import contained
 from lossgeo.runs.escapes import Escapes
 from lossgeo.runs.interrupt import Interrupt
 from lossgeo.runs.machine import cores, environment, fastest_threads, pick_device
-from lossgeo.runs.packing import packed
-from lossgeo.runs.resuming import finished, opened, resumed
-from lossgeo.runs.run import Manifest, Run
+from lossgeo.runs.resuming import finished, opened, packed, resumed
+from lossgeo.runs.run import Manifest, Run, contained
 from lossgeo.runs.trials import Course, Many, One
 from lossgeo.saddles.saddle import Watch
 from lossgeo.tables import Row

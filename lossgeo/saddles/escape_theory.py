@@ -18,7 +18,13 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from lossgeo.curvature.local_loss import Neighborhood
+from lossgeo.curvature.operators.gradient_covariance import GradientCovariance
+from lossgeo.curvature.spectral.krylov import direction
+from lossgeo.landscapes.landscape import Landscape
+from lossgeo.landscapes.point import Point
 from lossgeo.optimizers import Optimizer
+from lossgeo.randomness import generator
 from lossgeo.saddles.saddle import Escape, Saddle
 
 HALVINGS = 100  # of a bracket of steps
@@ -26,6 +32,7 @@ LONGEST = 1e12  # steps beyond which nobody waits
 CAP = 600.0  # of an exponent: exp(709) is the largest number
 ORDERS = (3, 4)  # of the first derivative that may lead down where no eigenvalue is negative
 SMALL = 1e-12  # a derivative below it is zero
+QUIET = 1e-10  # share of the covariance below which there is no noise along a direction
 
 
 def predicted_steps(
@@ -113,3 +120,20 @@ def _flat(
         None if a <= 0 else max(0.0, float(math.ceil((a ** (2 - m) - r ** (2 - m)) / (rate * m * (m - 2) * c))))
         for a in starts
     ]
+
+
+def noise_along(landscape: Landscape, saddle: Saddle, batch_size: int) -> torch.Tensor:
+    """The standard deviation (K,) of the gradient of batches along a saddle's directions."""
+    size = landscape.train.size
+    if batch_size == size:
+        return torch.zeros(len(saddle.directions), dtype=torch.float64)
+    point = Point(0, saddle.theta.to(landscape.device), {})
+    around = Neighborhood(landscape, point, landscape.train, dtype=torch.float64)
+    covariance = GradientCovariance().at(around)
+    ways = saddle.directions.to(landscape.device)
+    variances = torch.stack([way @ (covariance @ way) for way in ways])
+    anywhere = direction(covariance, generator(0, "noise")).to(variances)
+    # where symmetry keeps noise out, rounding alone would be taken for some
+    variances[variances < QUIET * torch.linalg.vector_norm(covariance @ anywhere)] = 0.0
+    left = (size - batch_size) / (size - 1)  # of batches drawn without replacement
+    return (variances * left / batch_size).sqrt().cpu()

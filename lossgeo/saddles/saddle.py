@@ -18,7 +18,7 @@ from lossgeo.curvature.spectral.krylov import Krylov, direction
 from lossgeo.curvature.spectral.lanczos import lanczos
 from lossgeo.curvature.spectral.linear_operator import LinearOperator
 from lossgeo.errors import UsageError
-from lossgeo.landscapes.surfaces import CriticalPoint
+from lossgeo.landscapes.critical_point import CriticalPoint
 from lossgeo.randomness import generator, trial_seed
 from lossgeo.saddles.plants import Plant
 

@@ -1,6 +1,6 @@
 """The curvature engine beside PyHessian, curvlinops with SciPy's eigsh, and hessian-eigenthings.
 
-    python tests/bench/bench_curvature.py [--quick] [--workload abc] [--what hvp,top,density,trace,memory,overhead]
+    python -m tests.bench.bench_curvature [--quick] [--workload abc] [--what hvp,top,density,trace,memory,overhead]
 
 One process with torch's default threads for all (memory: a process each). The contestants take turns, each round with
 start vectors of its own, and a time is the median over five rounds, or over as many as fit in 45 seconds. `error` is
@@ -27,16 +27,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from curvature.contest import CELL, Table, contest, digits, peak, ratio
-from curvature.contestant import Contestant
-from curvature.ours import Lossgeo
-from curvature.overhead import PROBES, overhead
-from curvature.their_curvlinops import Curvlinops
-from curvature.their_eigenthings import HessianEigenthings, HessianEigenthingsOracle, HessianEigenthingsTuned
-from curvature.their_pyhessian import PyHessian, PyHessianSingle
-from curvature.truth import LONG, truth
-from curvature.workloads import SEEDS, WORKLOADS, Problem, gradient, least_product, problem, seconds
 from scipy.stats import wasserstein_distance
+
+from tests.bench.curvature.contest import CELL, Table, contest, digits, peak, ratio
+from tests.bench.curvature.contestant import Contestant
+from tests.bench.curvature.ours import Lossgeo
+from tests.bench.curvature.overhead import PROBES, overhead
+from tests.bench.curvature.their_curvlinops import Curvlinops
+from tests.bench.curvature.their_eigenthings import (
+    HessianEigenthings,
+    HessianEigenthingsOracle,
+    HessianEigenthingsTuned,
+)
+from tests.bench.curvature.their_pyhessian import PyHessian, PyHessianSingle
+from tests.bench.curvature.truth import LONG, truth
+from tests.bench.curvature.workloads import SEEDS, WORKLOADS, Problem, gradient, least_product, problem, seconds
 
 EIGENTHINGS = f"hessian-eigenthings {version('hessian-eigenthings')}"
 CONTESTANTS: dict[str, type[Contestant]] = {
@@ -159,9 +164,9 @@ def memory(problems: Mapping[str, Problem]) -> None:
     """Each in a process of its own; the baseline has the model, the data and all libraries, and computes nothing."""
     table = Table("Peak memory of the top 10 at 1e-3 beyond model, data and libraries, MiB", problems)
     for name in problems:
-        base = _child(__file__, "--one", name, "nobody")["peak"]
+        base = _child("--one", name, "nobody")["peak"]
         for who in CONTESTANTS:
-            table.put(who, name, f"{_child(__file__, '--one', name, who)['peak'] - base:.0f}")
+            table.put(who, name, f"{_child('--one', name, who)['peak'] - base:.0f}")
     table.show()
     told = _child("-m", "curvature.large")
     print(
@@ -190,9 +195,8 @@ def overheads(workloads: Iterable[str]) -> None:
 
 
 def _child(*arguments: str) -> dict[str, Any]:
-    done = subprocess.run(
-        [sys.executable, *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, "-m", "tests.bench.bench_curvature", *arguments]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(done.stderr)
     answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

@@ -1,6 +1,6 @@
 """What an update costs: our optimizer and schedule against torch.optim and lr_scheduler, gradients given.
 
-    python tests/bench/bench_optimizers.py
+    python -m tests.bench.bench_optimizers
 
 One process, one thread. The contenders take turns within a round, so that a change in the machine's speed meets all of
 them alike. Printed are medians over rounds: of our microseconds a step, and of their time over ours within a round, so

@@ -1,4 +1,4 @@
-"""When Lanczos stops, and whether it is right by then: `python tests/bench/bench_stopping.py [runs]`, a few minutes.
+"""When Lanczos stops, and whether it is right by then: `python -m tests.bench.bench_stopping [runs]`, a few minutes.
 
 Dense spectra of small networks on digits (P of 610 to 1,210, tanh and relu, cross-entropy and half the squared error,
 with and without momentum, after 0, 30, 300 and 1,000 steps), `runs` start vectors each. Lanczos runs on the diagonal

@@ -1,4 +1,4 @@
-"""Traces and densities against an exact spectrum: `python tests/bench/bench_trace.py [runs]`.
+"""Traces and densities against an exact spectrum: `python -m tests.bench.bench_trace [runs]`.
 
 The Hessian of workload a, an MLP 64-64-64-10 with tanh after 300 steps of SGD with momentum on digits, P = 8,970, whose
 spectrum is known from a dense float64 matrix. For every method of `trace` at 12, 30, 60 and 120 products: the rms
@@ -16,12 +16,9 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
-from curvature.truth import truth
-from curvature.workloads import problem
 from scipy.special import ndtr, stdtrit
 from torch.nn import functional
 
@@ -30,9 +27,9 @@ from lossgeo.curvature.spectral.lanczos import Eigenpairs
 from lossgeo.curvature.spectral.linear_operator import LinearOperator
 from lossgeo.curvature.spectral.slq import Density, density
 from lossgeo.curvature.spectral.trace import FEWEST, Estimate, trace
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from spectra import matrix, operator
+from tests.bench.curvature.truth import truth
+from tests.bench.curvature.workloads import problem
+from tests.support.spectra import matrix, operator
 
 SET = {
     "outliers": np.array([9.0, 6.0, 4.0, 2.0, *np.linspace(-0.5, 1, 196)]),

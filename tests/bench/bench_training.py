@@ -1,4 +1,4 @@
-"""Steps per second of the whole runner beside the loops people write: `python tests/bench/bench_training.py`.
+"""Steps per second of the whole runner beside the loops people write: `python -m tests.bench.bench_training`.
 
 Every measurement is a process of its own, so that each contender has its own thread settings, and the contenders take
 turns. Ours is timed from the call of `train` to its return: reading data, choosing threads, logging every ten steps,
@@ -55,7 +55,7 @@ def measure(contender: str, workload: str) -> float:
     import torch
 
     from lossgeo.recipes.documents import Document
-    from lossgeo.recipes.recipe import resolve
+    from lossgeo.recipes.resolving import resolve
 
     (resolved,) = resolve(Document(recipe_of(workload), "bench"))
     steps = WORKLOADS[workload]["steps"]
@@ -144,7 +144,7 @@ def evaluated(module: Any, loss_of: Any, loader: Any) -> tuple[float, float]:
 def sweep(jobs: int, threads: int | None) -> float:
     """Total steps per second of eight runs of workload a in this process, start-up of the workers included."""
     from lossgeo.recipes.documents import Document
-    from lossgeo.recipes.recipe import resolve
+    from lossgeo.recipes.resolving import resolve
     from lossgeo.runs.executors import Outcome
     from lossgeo.runs.executors.local import Local
     from lossgeo.runs.interrupt import Interrupt
@@ -163,7 +163,11 @@ def sweep(jobs: int, threads: int | None) -> float:
 def child(*arguments: str) -> float:
     environment = {k: v for k, v in os.environ.items() if k not in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     done = subprocess.run(
-        [sys.executable, __file__, "--one", *arguments], capture_output=True, text=True, env=environment, check=False
+        [sys.executable, "-m", "tests.bench.bench_training", "--one", *arguments],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
     )
     if done.returncode:
         sys.exit(done.stderr)

@@ -1,4 +1,4 @@
-"""Trials side by side against one after the other: `python tests/bench/bench_trials.py`, two minutes.
+"""Trials side by side against one after the other: `python -m tests.bench.bench_trials`, two minutes.
 
 Trial-steps per second at R trials: of lossgeo's own loop with all that a run of trials does at a step (schedule, noise,
 escape or divergence looked for), and of a Python loop over trials, autograd and an update in place, which looks for
@@ -20,7 +20,7 @@ from lossgeo.landscapes.batches import trial_batches
 from lossgeo.landscapes.point import Point
 from lossgeo.randomness import Noise
 from lossgeo.recipes.documents import Document
-from lossgeo.recipes.recipe import resolve
+from lossgeo.recipes.resolving import resolve
 from lossgeo.runs.building import landscape_and_data, starts, watch_of
 from lossgeo.runs.machine import cores
 from lossgeo.runs.trials import Many

@@ -9,8 +9,7 @@ from typing import final
 from pydantic import Field
 from torch import nn
 
-from lossgeo.landscapes.models import Model
-from lossgeo.landscapes.models._rows import Rows
+from lossgeo.landscapes.models import Model, Rows
 from lossgeo.landscapes.task import Task
 
 

@@ -9,9 +9,8 @@ from typing import Annotated, final
 from pydantic import Field
 from torch import nn
 
-from lossgeo.landscapes.models import Model
+from lossgeo.landscapes.models import Model, Rows
 from lossgeo.landscapes.models._activation import Activation, activation_module
-from lossgeo.landscapes.models._rows import Rows
 from lossgeo.landscapes.task import Task
 
 Width = Annotated[int, Field(ge=1, le=65536)]

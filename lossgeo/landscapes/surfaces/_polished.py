@@ -6,8 +6,6 @@ from collections.abc import Callable
 
 import torch
 
-from lossgeo.curvature.closed_form import dense
-
 STEPS = 50
 
 
@@ -20,7 +18,7 @@ def polished(value: Callable[[torch.Tensor], torch.Tensor], near: list[float]) -
     theta = torch.tensor(near, dtype=torch.float64)
     for _ in range(STEPS):
         gradient: torch.Tensor = torch.func.grad(value)(theta)
-        step: torch.Tensor = torch.linalg.solve(dense(value, theta), gradient)
+        step: torch.Tensor = torch.linalg.solve(torch.func.hessian(value)(theta), gradient)
         theta = theta - step
         if float(step.abs().max()) <= 4 * torch.finfo(torch.float64).eps * max(1.0, float(theta.abs().max())):
             return theta

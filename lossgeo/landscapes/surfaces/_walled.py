@@ -11,7 +11,8 @@ from typing import Annotated, Self
 import torch
 from pydantic import Field, model_validator
 
-from lossgeo.landscapes.surfaces import CriticalPoint, Surface
+from lossgeo.landscapes.critical_point import CriticalPoint
+from lossgeo.landscapes.surfaces import Surface
 
 MOST = 6  # negative directions for which all critical points are listed, 3^6 of them; with more, the origin alone
 

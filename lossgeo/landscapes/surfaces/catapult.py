@@ -8,7 +8,8 @@ from typing import final
 import torch
 from pydantic import Field
 
-from lossgeo.landscapes.surfaces import CriticalPoint, Surface
+from lossgeo.landscapes.critical_point import CriticalPoint
+from lossgeo.landscapes.surfaces import Surface
 
 
 @final

@@ -7,7 +7,8 @@ from typing import final
 
 import torch
 
-from lossgeo.landscapes.surfaces import CriticalPoint, Surface, uniform
+from lossgeo.landscapes.critical_point import CriticalPoint
+from lossgeo.landscapes.surfaces import Surface, uniform
 from lossgeo.landscapes.surfaces._polished import polished
 
 # (near which point, index): four minima of loss 0, four saddles, one maximum

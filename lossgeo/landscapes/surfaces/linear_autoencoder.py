@@ -11,7 +11,8 @@ from typing import Annotated, Self, final
 import torch
 from pydantic import Field, model_validator
 
-from lossgeo.landscapes.surfaces import CriticalPoint, Surface, Theory
+from lossgeo.landscapes.critical_point import CriticalPoint, Theory
+from lossgeo.landscapes.surfaces import Surface
 from lossgeo.landscapes.surfaces._rows import rotation, rows_times
 
 MOST = 100_000  # sets of eigenvectors

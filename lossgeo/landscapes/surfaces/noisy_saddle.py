@@ -8,7 +8,7 @@ from typing import Literal, final
 import torch
 from pydantic import Field
 
-from lossgeo.landscapes.surfaces import CriticalPoint
+from lossgeo.landscapes.critical_point import CriticalPoint
 from lossgeo.landscapes.surfaces._walled import Walled
 
 

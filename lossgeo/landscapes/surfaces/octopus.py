@@ -10,7 +10,8 @@ import torch
 from pydantic import Field
 from torch.nn.functional import pad
 
-from lossgeo.landscapes.surfaces import CriticalPoint, Surface, uniform
+from lossgeo.landscapes.critical_point import CriticalPoint
+from lossgeo.landscapes.surfaces import Surface, uniform
 
 
 @final

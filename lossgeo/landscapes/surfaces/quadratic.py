@@ -9,7 +9,8 @@ from typing import Annotated, Self, final
 import torch
 from pydantic import Field, model_validator
 
-from lossgeo.landscapes.surfaces import CriticalPoint, Surface
+from lossgeo.landscapes.critical_point import CriticalPoint
+from lossgeo.landscapes.surfaces import Surface
 from lossgeo.landscapes.surfaces._rows import rotation, rows_times
 
 Eigenvalue = Annotated[float, Field(ge=-1e12, le=1e12)]

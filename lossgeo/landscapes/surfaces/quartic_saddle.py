@@ -7,7 +7,8 @@ from typing import final
 
 import torch
 
-from lossgeo.landscapes.surfaces import CriticalPoint, Surface
+from lossgeo.landscapes.critical_point import CriticalPoint
+from lossgeo.landscapes.surfaces import Surface
 
 
 @final

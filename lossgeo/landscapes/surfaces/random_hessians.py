@@ -9,7 +9,8 @@ from typing import Self, final
 import torch
 from pydantic import Field, model_validator
 
-from lossgeo.landscapes.surfaces import CriticalPoint, Surface
+from lossgeo.landscapes.critical_point import CriticalPoint
+from lossgeo.landscapes.surfaces import Surface
 from lossgeo.randomness import generator as named_generator
 
 MOST = 20_000_000  # elements of all Hessians

@@ -10,7 +10,8 @@ from typing import final
 import torch
 from pydantic import Field
 
-from lossgeo.landscapes.surfaces import CriticalPoint, Surface, uniform
+from lossgeo.landscapes.critical_point import CriticalPoint
+from lossgeo.landscapes.surfaces import Surface, uniform
 from lossgeo.landscapes.surfaces._polished import polished
 
 HALVES = range(-4, 5)  # the critical points of one coordinate that are listed lie near half of these: |x| <= 2.5

@@ -8,7 +8,8 @@ from typing import final
 import torch
 from pydantic import Field
 
-from lossgeo.landscapes.surfaces import CriticalPoint, Surface, uniform
+from lossgeo.landscapes.critical_point import CriticalPoint
+from lossgeo.landscapes.surfaces import Surface, uniform
 from lossgeo.landscapes.surfaces._polished import polished
 
 SECOND = range(4, 8)  # dimensions in which a second minimum, near (-1, 1, ..., 1), is known

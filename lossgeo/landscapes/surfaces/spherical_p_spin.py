@@ -9,7 +9,8 @@ from typing import Self, final
 import torch
 from pydantic import Field, model_validator
 
-from lossgeo.landscapes.surfaces import Surface, Theory
+from lossgeo.landscapes.critical_point import Theory
+from lossgeo.landscapes.surfaces import Surface
 from lossgeo.randomness import generator as named_generator
 
 MOST = 10_000_000  # couplings

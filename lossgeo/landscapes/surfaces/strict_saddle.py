@@ -7,7 +7,7 @@ from typing import final
 
 import torch
 
-from lossgeo.landscapes.surfaces import CriticalPoint
+from lossgeo.landscapes.critical_point import CriticalPoint
 from lossgeo.landscapes.surfaces._walled import Walled
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 
 from lossgeo.curvature.spectral.spectral_density import Density, Outliers, outliers
 from lossgeo.reports import Row, plain
-from lossgeo.reports.analysis.study import Run
+from lossgeo.reports.analysis.study import RunData
 
 QUANTILE = 1.96
 APART = 4.0  # standard errors between two estimates of one number: chance does that once in 16,000
@@ -24,7 +24,7 @@ ROUNDING = 1e-6  # of the largest |lambda|: how far off an eigenvalue found in f
 class Measured:
     """What was measured of one operator on one group of parameters, at one step of a run; any table may be empty."""
 
-    run: Run
+    run: RunData
     replica: int
     step: int | None  # None: nothing was measured at all
     parameters: str

@@ -9,7 +9,6 @@ replicas of a run are averaged there, because a report's unit is the run.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,14 +20,14 @@ import pyarrow as pa
 import yaml
 
 from lossgeo import tables
-from lossgeo.errors import NothingToReport, RunError, UsageError
+from lossgeo.errors import NothingToReport, RunError
+from lossgeo.folders import MANIFEST, RECIPE, run_folders
 
 try:
     from yaml import CSafeLoader as Loader  # ten times faster, which 1,000 recipes feel
 except ImportError:  # PyYAML was built without libyaml
     from yaml import SafeLoader as Loader  # type: ignore[assignment]  # the same interface
 
-MANIFEST, RECIPE = "run.json", "recipe.yaml"
 WHOLE = "*"  # the group of all parameters, as the tables name it
 # columns that the views below ask for, whichever table it is and whether or not a run has it
 KEYS = ("run", "replica", "step", "probe", "operator", "parameters", "failure")
@@ -36,7 +35,7 @@ SELECTED = (*KEYS, "end", "rank", "eigenvalue", "value", "low", "high", "converg
 
 
 @dataclass(frozen=True)
-class Run:
+class RunData:
     """One run folder: its recipe and its manifest (run.json) as plain data."""
 
     folder: Path
@@ -59,7 +58,7 @@ class Run:
 class Study:
     """Runs to be compared, each once, in the order of their settings."""
 
-    runs: tuple[Run, ...]
+    runs: tuple[RunData, ...]
     _tables: dict[str, pd.DataFrame] = field(default_factory=dict, repr=False, compare=False)  # read so far
 
     @classmethod
@@ -71,7 +70,7 @@ class Study:
             NothingToReport: no run anywhere.
             RunError: a recipe or a manifest cannot be read.
         """
-        found: dict[str, Run] = {}
+        found: dict[str, RunData] = {}
         for folder in run_folders(paths):
             run = _read_run(folder)
             # of two copies of one run, the one that got further
@@ -83,7 +82,7 @@ class Study:
             )
         swept = _swept(list(found.values()))
 
-        def settings(run: Run) -> tuple[Any, ...]:
+        def settings(run: RunData) -> tuple[Any, ...]:
             return (*(natural(run.flat.get(key)) for key in swept), run.folder)
 
         return cls(tuple(sorted(found.values(), key=settings)))
@@ -189,34 +188,7 @@ def natural(value: Any) -> tuple[int, float, str]:
     return (1, 0.0, str(value))
 
 
-def run_folders(paths: Sequence[Path]) -> list[Path]:
-    """The run folders among these folders and everything below them, sorted, each once.
-
-    Raises:
-        UsageError: a path is not a folder.
-        NothingToReport: no run anywhere.
-        RunError: a folder cannot be listed.
-    """
-    found = {folder.resolve(): folder for path in paths for folder in _below(path)}
-    if not found:
-        raise NothingToReport(f"no run in {', '.join(map(str, paths))}: name folders that `lossgeo train` printed")
-    return sorted(found.values())
-
-
-def _below(path: Path) -> Iterator[Path]:
-    if not path.is_dir():
-        raise UsageError(f"{path}: {'is a file; name its folder' if path.exists() else 'no such folder'}")
-
-    def refuse(error: OSError) -> None:
-        raise RunError(f"{error.filename}: cannot be read ({error.strerror})") from error
-
-    for folder, below, files in os.walk(path, onerror=refuse):
-        if MANIFEST in files:
-            below.clear()  # a run's own subfolders hold checkpoints, never runs
-            yield Path(folder)
-
-
-def _read_run(folder: Path) -> Run:
+def _read_run(folder: Path) -> RunData:
     manifest, recipe = folder / MANIFEST, folder / RECIPE
     try:
         facts = json.loads(manifest.read_bytes())
@@ -230,7 +202,7 @@ def _read_run(folder: Path) -> Run:
         raise RunError(f"{recipe}: cannot be read ({error})") from error
     if not isinstance(asked, dict):
         raise RunError(f"{recipe}: is not a recipe: a mapping of keys to values is missing")
-    return Run(folder, str(facts["run"]), asked, facts)
+    return RunData(folder, str(facts["run"]), asked, facts)
 
 
 def _flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
@@ -242,7 +214,7 @@ def _flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
         yield from _flat(member, f"{key}.{name}" if key else str(name))
 
 
-def _swept(runs: Sequence[Run]) -> tuple[str, ...]:
+def _swept(runs: Sequence[RunData]) -> tuple[str, ...]:
     keys = dict.fromkeys(key for run in runs for key in run.flat)
     # what a recipe claims is not a setting: two recipes that differ in nothing else ran the same thing
     keys = {key: None for key in keys if not key.startswith("claim.")}

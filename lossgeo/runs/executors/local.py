@@ -19,7 +19,7 @@ from pydantic import Field
 from lossgeo.components.component import components
 from lossgeo.errors import LossgeoError, RunError, Stopped
 from lossgeo.recipes.documents import Document
-from lossgeo.recipes.recipe import resolve
+from lossgeo.recipes.resolving import resolve
 from lossgeo.runs.executors import Executor, News, Outcome, attempt, ended
 from lossgeo.runs.interrupt import Interrupt
 from lossgeo.runs.run import Run

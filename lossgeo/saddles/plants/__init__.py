@@ -12,10 +12,10 @@ from collections.abc import Sequence
 import torch
 
 from lossgeo.components.component import Component
+from lossgeo.landscapes.critical_point import CriticalPoint
 from lossgeo.landscapes.datasets import Data
 from lossgeo.landscapes.losses import Loss
 from lossgeo.landscapes.models import Model
-from lossgeo.landscapes.surfaces import CriticalPoint
 
 
 class Plant(Component):

@@ -20,13 +20,13 @@ from lossgeo.curvature.local_loss import Neighborhood
 from lossgeo.curvature.operators.hessian import Hessian
 from lossgeo.curvature.spectral.linear_operator import LinearOperator
 from lossgeo.errors import UsageError
+from lossgeo.landscapes.critical_point import CriticalPoint
 from lossgeo.landscapes.datasets import Data
 from lossgeo.landscapes.landscape import Landscape
 from lossgeo.landscapes.losses import Loss
 from lossgeo.landscapes.models import Model
 from lossgeo.landscapes.models.mlp import MLP
 from lossgeo.landscapes.point import Point
-from lossgeo.landscapes.surfaces import CriticalPoint
 from lossgeo.randomness import generator
 from lossgeo.saddles.plants import Plant
 from lossgeo.saddles.refiners.levenberg_marquardt import LevenbergMarquardt

@@ -10,12 +10,12 @@ from typing import NamedTuple, final
 import torch
 
 from lossgeo.errors import UsageError
+from lossgeo.landscapes.critical_point import CriticalPoint
 from lossgeo.landscapes.datasets import Data
 from lossgeo.landscapes.losses import Loss
 from lossgeo.landscapes.losses.mse import MSE
 from lossgeo.landscapes.models import Model
 from lossgeo.landscapes.models.deep_linear import DeepLinear
-from lossgeo.landscapes.surfaces import CriticalPoint
 from lossgeo.saddles.plants import Plant
 
 ZERO = 1e-10  # share of the largest eigenvalue up to which one is zero

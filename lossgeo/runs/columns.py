@@ -1,0 +1,31 @@
+"""The columns of the tables that training itself fills."""
+
+from __future__ import annotations
+
+from lossgeo.tables import Column
+
+STEPS = (
+    Column("epoch", "float", "epochs", "passes over the training data so far"),
+    Column("loss", "float", "loss", "on the batch, before the step"),
+    Column("gradient_norm", "float", "loss / parameter", "Euclidean norm of the batch's gradient, before the step"),
+    Column("lr", "float", "", "learning rate of the step"),
+)
+EVALUATIONS = (
+    Column("epoch", "float", "epochs", "passes over the training data so far"),
+    Column("split", "string", "", "train or test: the whole of it"),
+    Column("loss", "float", "loss", "mean over the examples"),
+    Column("accuracy", "float", "fraction", "share of examples whose class is right; null where targets are values"),
+    Column("gradient_norm", "float", "loss / parameter", "of the full gradient; null where no rule asks for it"),
+    Column("parameter_norm", "float", "parameter", "Euclidean norm of theta"),
+    Column("distance", "float", "parameter", "Euclidean distance from the start"),
+)
+ESCAPES = (
+    Column("saddle", "int", "", "number of the saddle, counted from 0 in the surface's order"),
+    Column("start_step", "int", "steps", "when the trial was there: 0, or when it left the one before"),
+    Column("escape_step", "int", "steps", "the first step at which it had left; null: it had not when it ended"),
+    Column("censored", "bool", "", "whether it had not left by its last step"),
+    Column("last_step", "int", "steps", "the last step at which it was looked at"),
+    Column("ended", "string", "", "escaped, budget, diverged, returned or stopped: how the trial ended"),
+    Column("underflow", "bool", "", "censored, and what could grow fell below the smallest normal number"),
+    Column("predicted_steps", "float", "steps", "by the local spectrum, from where it began; null: no theory says"),
+)

@@ -1,0 +1,60 @@
+"""The house's rules, read off the source."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import lossgeo
+from tests.support.house import floors, imported, rooms_and_arrows
+
+ROOT = Path(lossgeo.__file__).parent
+FLOORS = (
+    "__main__ > cli > display > runs > recipes > probes, formats > reports, saddles > optimizers > curvature"
+    " > landscapes > components, tables, folders > errors, files, randomness"
+)
+
+
+def trees() -> dict[str, ast.Module]:
+    return {str(path.relative_to(ROOT)): ast.parse(path.read_text()) for path in sorted(ROOT.rglob("*.py"))}
+
+
+def test_imports_point_down() -> None:
+    floor = {room: n for n, rooms in enumerate(FLOORS.split(" > ")) for room in rooms.split(", ")}
+    arrows = rooms_and_arrows(ROOT)
+    assert arrows.keys() == floor.keys()
+    assert {(a, b) for a, others in arrows.items() for b in others if floor[a] >= floor[b]} == set()
+    assert (len(arrows), floors(arrows), sum(map(len, arrows.values()))) <= (20, 12, 80)
+    for file, tree in trees().items():
+        own = {name for name in imported(tree) if name.startswith("lossgeo.")}
+        if file.startswith("curvature/spectral/"):
+            assert all(name.startswith("lossgeo.curvature.spectral.") for name in own), file
+        if file.startswith("reports/"):
+            assert not any(name.split(".")[0] == "torch" for name in imported(tree)), file
+        if any(name.split(".")[0] == "matplotlib" for name in imported(tree)):
+            assert file.startswith("reports/"), file
+        private = {name for name in own for part in name.split(".") if re.match("_[a-z]", part)}
+        assert all(name.startswith(f"lossgeo.{Path(file).parent}.".replace("/", ".")) for name in private), file
+
+
+def test_only_the_command_line_and_its_display_print() -> None:
+    printing = {
+        file
+        for file, tree in trees().items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
+    }
+    assert printing == {"cli.py", "display.py"}
+
+
+def test_nothing_seeds_the_global_generators() -> None:
+    seeding = {
+        (file, node.attr)
+        for file, tree in trees().items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and node.attr in ("manual_seed", "seed", "set_rng_state")
+        if isinstance(node.value, ast.Name | ast.Attribute)
+        and ast.unparse(node.value) in ("torch", "np.random", "random")
+    }
+    assert seeding == set()
