@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from lossgeo.components.component import Component as Component, Value as Value
-    from lossgeo.curvature.local_loss import Neighborhood as Neighborhood
+    from lossgeo.curvature.local_loss import LocalLoss as LocalLoss
     from lossgeo.curvature.operators import Operator as Operator
     from lossgeo.curvature.spectral.linear_operator import LinearOperator as LinearOperator
     from lossgeo.landscapes.critical_point import CriticalPoint as CriticalPoint, Theory as Theory
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 # where each name of the front door lives; a test holds it to the imports above
 HOMES = {
     "lossgeo.components.component": ("Component", "Value"),
-    "lossgeo.curvature.local_loss": ("Neighborhood",),
+    "lossgeo.curvature.local_loss": ("LocalLoss",),
     "lossgeo.curvature.operators": ("Operator",),
     "lossgeo.curvature.spectral.linear_operator": ("LinearOperator",),
     "lossgeo.landscapes.critical_point": ("CriticalPoint", "Theory"),

@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
-from lossgeo.curvature.local_loss import Neighborhood
+from lossgeo.curvature.local_loss import LocalLoss
 from lossgeo.landscapes.task import Examples
 
 G = TypeVar("G")
@@ -28,7 +28,7 @@ class Graphs(Generic[G]):
 
     def __init__(
         self,
-        here: Neighborhood,
+        here: LocalLoss,
         build: Callable[[Examples, float], G],
         roots: Callable[[G], list[torch.Tensor | None]],
     ) -> None:
@@ -65,7 +65,7 @@ class Graphs(Generic[G]):
         return "kept" if kept == self.chunks else f"kept {kept} of {self.chunks}" if kept else "rebuilt"
 
 
-def vectors_beside(here: Neighborhood, size: int, held: int) -> int:
+def vectors_beside(here: LocalLoss, size: int, held: int) -> int:
     """How many vectors of that size fit the memory beside what is held, in bytes."""
     return max(0, (here.memory - held) // (size * here.theta.element_size()) - SCRATCH)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from lossgeo.curvature.graphs import Graphs
-from lossgeo.curvature.local_loss import Neighborhood, Pieces
+from lossgeo.curvature.local_loss import LocalLoss, Pieces
 from lossgeo.curvature.spectral.linear_operator import Contributions, LinearOperator
 from lossgeo.landscapes.task import Examples
 
@@ -21,7 +21,7 @@ from lossgeo.landscapes.task import Examples
 class Jacobian:
     """J over one chunk of B examples, (B, ..., C) outputs; `share` is the chunk's share of the mean."""
 
-    here: Neighborhood
+    here: LocalLoss
     piece: Examples
     share: float
     outputs: torch.Tensor  # with their graph
@@ -29,7 +29,7 @@ class Jacobian:
     _pulled: Pieces
 
     @classmethod
-    def over(cls, here: Neighborhood, piece: Examples, share: float) -> Jacobian:
+    def over(cls, here: LocalLoss, piece: Examples, share: float) -> Jacobian:
         outputs = here.outputs(piece.inputs)
         dummy = torch.zeros_like(outputs, requires_grad=True)
         pulled = here.derivatives((outputs,), (dummy,), graph=True)
@@ -52,7 +52,7 @@ class Jacobian:
         return [self.outputs, *self._pulled]
 
 
-def jacobians(here: Neighborhood) -> Graphs[Jacobian]:
+def jacobians(here: LocalLoss) -> Graphs[Jacobian]:
     """J chunk by chunk, kept where memory allows it."""
     return Graphs(here, lambda piece, share: Jacobian.over(here, piece, share), Jacobian.roots)
 
@@ -65,7 +65,7 @@ Middle = Callable[[Jacobian, int, torch.Tensor], torch.Tensor]
 class Sandwich:
     """v -> J' B J v, B block-diagonal over examples and given by its product."""
 
-    def __init__(self, here: Neighborhood, middle: Middle) -> None:
+    def __init__(self, here: LocalLoss, middle: Middle) -> None:
         self.here = here
         self.middle = middle
         self.chunks = jacobians(here)

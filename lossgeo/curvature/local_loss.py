@@ -24,7 +24,7 @@ from lossgeo.landscapes.task import Examples
 Pieces = tuple[torch.Tensor | None, ...]  # one for each learning parameter of the block; None: no dependence
 
 
-class Neighborhood:
+class LocalLoss:
     """L around theta, over N examples, as a function of a block of the parameters.
 
     `size` is the number of parameters P in the block, frozen ones included: these have zero derivatives. `names` are
@@ -90,7 +90,7 @@ class Neighborhood:
         # kept graphs read the module's own parameters, and another theta may have been asked for in between
         self.landscape.go_to(self.theta)
 
-    def first(self, examples: int) -> Neighborhood:
+    def first(self, examples: int) -> LocalLoss:
         """The same over the first examples alone; with batch statistics, which are those of all, over all of them."""
         if examples >= self.examples.size or self.batch_norm == "batch":
             return self
@@ -99,7 +99,7 @@ class Neighborhood:
         fewer.total = self.loss.weight(fewer.examples.targets)
         return fewer
 
-    def elsewhere(self, theta: torch.Tensor) -> Neighborhood:
+    def elsewhere(self, theta: torch.Tensor) -> LocalLoss:
         """The same at another theta, over all parameters."""
         there = copy(self)
         there.point = Point(self.point.step, theta, {})

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from lossgeo.curvature.local_loss import Neighborhood
+from lossgeo.curvature.local_loss import LocalLoss
 from lossgeo.curvature.memory import memory_budget
 from lossgeo.curvature.operators import Operator
 from lossgeo.curvature.spectral.krylov import Krylov, direction
@@ -47,9 +47,9 @@ class Sample:
         self._random: Krylov | None = None
         self._elsewhere = 0.0  # products over parts, by their share
 
-    def _over(self, rows: slice, memory: int) -> tuple[Neighborhood, LinearOperator]:
+    def _over(self, rows: slice, memory: int) -> tuple[LocalLoss, LinearOperator]:
         asked, examples = self._settings, self._landscape.train.rows(rows)
-        here = Neighborhood(self._landscape, self._point, examples, asked.batch_norm, asked.names, asked.dtype, memory)
+        here = LocalLoss(self._landscape, self._point, examples, asked.batch_norm, asked.names, asked.dtype, memory)
         return here, asked.operator.at(here)
 
     @property

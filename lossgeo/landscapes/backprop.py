@@ -60,7 +60,7 @@ class Chain:
         for weight, bias, forward, _ in self.layers:
             h = forward(nn.functional.linear(h, weight, bias))
             seen.append(h)
-        loss, slope = self.loss.slope(h, targets)
+        loss, slope = self.loss.gradient(h, targets)
         for number in range(len(self.layers) - 1, -1, -1):
             weight, _, _, backward = self.layers[number]
             slope = backward(slope, seen[number + 1])

@@ -26,7 +26,7 @@ from lossgeo.landscapes.losses import Loss
 from lossgeo.landscapes.surface_module import SurfaceModule
 from lossgeo.landscapes.surfaces import Surface
 from lossgeo.landscapes.task import Examples, Task
-from lossgeo.landscapes.vectorized import Ensemble
+from lossgeo.landscapes.vectorized import Vectorized
 
 BatchNormMode = Literal["eval", "batch"]
 Buffers = dict[str, torch.Tensor]
@@ -44,7 +44,7 @@ class Evaluation(NamedTuple):
     accuracy: float | None
 
 
-class Habits(NamedTuple):
+class SideEffects(NamedTuple):
     """What a model does in training beside giving outputs."""
 
     draws: bool  # random numbers
@@ -93,7 +93,7 @@ class Landscape:
         self._chain = Chain.of(module, loss, self._gradient)
         self._one = (torch.ones((), dtype=dtype, device=device),)
         self._check()
-        self._habits = self.rehearse(2)
+        self._side_effects = self.rehearse(2)
         self.planted: Sequence[CriticalPoint] = ()  # those of a network that are known, float64
         # seconds of a gradient over so many examples in such a mode and precision, by such parameters; filled by those
         # who measure it, once it was seen to be repeatable
@@ -114,19 +114,19 @@ class Landscape:
         return None
 
     @cached_property
-    def ensemble(self) -> Ensemble:
+    def vectorized(self) -> Vectorized:
         """It as seen from many points at once.
 
         Raises:
             UsageError: a layer draws random numbers or keeps statistics while it trains, so that trials would mix.
         """
         instead = "sweep over `seed` in place of `replicas`"
-        if self._habits.draws:
+        if self._side_effects.draws:
             raise UsageError(f"a layer draws random numbers while it trains, as dropout does; {instead}")
-        if self._habits.moves:
-            buffer = self._habits.moves[0]
+        if self._side_effects.moves:
+            buffer = self._side_effects.moves[0]
             raise UsageError(f"the model changes buffer {buffer!r} while it trains, as a batch norm does; {instead}")
-        return Ensemble.of(self.module, self.loss, self.train.size)
+        return Vectorized.of(self.module, self.loss, self.train.size)
 
     # --- points ------------------------------------------------------------------------------------------------------
 
@@ -162,7 +162,7 @@ class Landscape:
         it is. For theta (R, P) and a batch (R, B, ...), losses (R,) and gradients (R, P) of R independent trials.
         """
         if theta.ndim == 2:
-            return self.ensemble.gradient(theta, batch)
+            return self.vectorized.gradient(theta, batch)
         self.go_to(theta)
         if self._chain is not None:
             return self._chain.differentiate(*batch), self._gradient
@@ -175,7 +175,7 @@ class Landscape:
 
     def _lent(self, generator: torch.Generator) -> AbstractContextManager[None]:
         """Where layers draw at random: torch's own generator, seeded from ours and put back afterwards."""
-        return self._seeded(generator) if self._habits.draws else nullcontext()
+        return self._seeded(generator) if self._side_effects.draws else nullcontext()
 
     @contextmanager
     def _seeded(self, generator: torch.Generator) -> Iterator[None]:
@@ -289,7 +289,7 @@ class Landscape:
         if tuple(outputs.shape) != wanted:
             raise UsageError(f"the model returns {tuple(outputs.shape)} for two examples where the task wants {wanted}")
 
-    def rehearse(self, batch_size: int) -> Habits:
+    def rehearse(self, batch_size: int) -> SideEffects:
         """A forward pass in training mode on that many examples, undone; what it did beside its outputs.
 
         Found by trying, so any layer counts. A batch norm cannot take a last batch of one example, for instance.
@@ -312,7 +312,7 @@ class Landscape:
             moves = tuple(n for n, b in self.module.named_buffers() if not torch.equal(b, buffers[n]))
             self.restore(buffers)
             generator.set_state(before)
-        return Habits(draws, moves)
+        return SideEffects(draws, moves)
 
 
 def flattened(

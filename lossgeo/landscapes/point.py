@@ -28,7 +28,7 @@ class Point:
     state: dict[str, torch.Tensor]  # the optimizer's
     optimizer: Preconditions | None = None
     last: bool = False  # whether training ends here
-    trials: dict[str, torch.Tensor] = field(default_factory=dict)  # of trials, how each ended: see `course.Many`
+    trials: dict[str, torch.Tensor] = field(default_factory=dict)  # of trials, how each ended: see `trials.Trials`
     scratch: dict[str, Any] = field(default_factory=dict)
 
     def trial(self, number: int) -> Point:

@@ -56,6 +56,6 @@ class Value(Loss):
     def weights(self, targets: torch.Tensor) -> torch.Tensor:
         return targets.new_ones(len(targets), dtype=torch.float64)
 
-    def slope(self, outputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def gradient(self, outputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         f = outputs.detach()
         return f.mean(), torch.full_like(f, 1 / len(f))

@@ -23,23 +23,23 @@ Losses = torch.Tensor  # (R,)
 Gradients = torch.Tensor  # (R, P)
 
 
-class Ensemble(ABC):
+class Vectorized(ABC):
     """One landscape seen from R points theta (R, P), each with a batch of its own: inputs and targets (R, B, ...)."""
 
     @staticmethod
-    def of(module: nn.Module, loss: Loss, examples: int) -> Ensemble:
+    def of(module: nn.Module, loss: Loss, examples: int) -> Vectorized:
         """The fastest one for a module; `examples`: how many there are in all."""
         if isinstance(module, SurfaceModule):
-            return SurfaceEnsemble(module, examples)
+            return VectorizedSurface(module, examples)
         layers = chain_layers(module)
-        return ModuleEnsemble(module, loss) if layers is None else ChainEnsemble(layers, loss)
+        return VectorizedModule(module, loss) if layers is None else VectorizedChain(layers, loss)
 
     @abstractmethod
     def gradient(self, theta: torch.Tensor, batch: Examples) -> tuple[Losses, Gradients]:
         """Losses (R,) and gradients (R, P); costs R gradients over the batch."""
 
 
-class SurfaceEnsemble(Ensemble):
+class VectorizedSurface(Vectorized):
     """A surface: rows do not see each other, so the sum of all values has every gradient in one pass."""
 
     def __init__(self, module: SurfaceModule, examples: int) -> None:
@@ -62,7 +62,7 @@ class SurfaceEnsemble(Ensemble):
         return values, gradient
 
 
-class ChainEnsemble(Ensemble):
+class VectorizedChain(Vectorized):
     """Linear layers and nonlinearities, by hand: the formulas of `chain`, with a batched product for every layer."""
 
     def __init__(self, layers: Sequence[tuple[nn.Linear, type[nn.Module]]], loss: Loss) -> None:
@@ -89,7 +89,7 @@ class ChainEnsemble(Ensemble):
             seen.append(h)
         flat, targets = h.flatten(0, 1), batch.targets.flatten(0, 1)
         totals = self.loss.weights(targets).view(trials, rows).sum(1).to(h)
-        each, slopes = self.loss.each_and_slopes(flat, targets)
+        each, slopes = self.loss.each_and_gradients(flat, targets)
         losses = each.view(trials, rows).sum(1) / totals
         slope = slopes.view_as(h) / totals[:, None, None]
         parts: list[torch.Tensor] = []
@@ -104,7 +104,7 @@ class ChainEnsemble(Ensemble):
         return losses, torch.cat(parts[::-1], 1)
 
 
-class ModuleEnsemble(Ensemble):
+class VectorizedModule(Vectorized):
     """Any other module, by vmap of its gradient."""
 
     def __init__(self, module: nn.Module, loss: Loss) -> None:

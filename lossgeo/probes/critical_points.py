@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from pydantic import Field, model_validator
 
-from lossgeo.curvature.local_loss import Neighborhood
+from lossgeo.curvature.local_loss import LocalLoss
 from lossgeo.curvature.operators.finite_difference import FiniteDifference
 from lossgeo.curvature.operators.hessian import Hessian
 from lossgeo.curvature.sample import Sample
@@ -20,7 +20,7 @@ from lossgeo.curvature.spectral.krylov import Krylov, direction
 from lossgeo.curvature.spectral.lanczos import lanczos
 from lossgeo.curvature.spectral.linear_operator import LinearOperator
 from lossgeo.curvature.spectral.slq import density
-from lossgeo.curvature.spectral.spectral_density import Density, Rule, Share
+from lossgeo.curvature.spectral.spectral_density import Rule, Share, SpectralDensity
 from lossgeo.landscapes.landscape import Memory
 from lossgeo.probes._curvature import CurvatureProbe, Found
 from lossgeo.saddles.refiners import Refiner
@@ -120,13 +120,13 @@ class CriticalPoints(CurvatureProbe):
         rows = [self._searched(sample.here, self.refine, number, generator) for number in range(self.starts)]
         return Found(rows, {}, spread)
 
-    def _searched(self, here: Neighborhood, refine: Refiner, number: int, generator: torch.Generator) -> Row:
+    def _searched(self, here: LocalLoss, refine: Refiner, number: int, generator: torch.Generator) -> Row:
         low, high = self.noise
         share = float(torch.rand((), generator=generator, dtype=torch.float64))
         deviation = low if low == high else float(low ** (1 - share) * high**share)
         away = deviation * torch.randn(here.size, generator=generator, dtype=torch.float64)
 
-        def around(displacement: torch.Tensor) -> Neighborhood:
+        def around(displacement: torch.Tensor) -> LocalLoss:
             return here.elsewhere(here.moved(displacement.to(here.device, here.dtype)))
 
         def gradient(displacement: torch.Tensor) -> torch.Tensor:
@@ -155,7 +155,7 @@ class CriticalPoints(CurvatureProbe):
         }
 
     def _classified(
-        self, here: Neighborhood, operator: LinearOperator, g: torch.Tensor, generator: torch.Generator
+        self, here: LocalLoss, operator: LinearOperator, g: torch.Tensor, generator: torch.Generator
     ) -> Row:
         loss = 0.0
         with torch.no_grad():
@@ -214,7 +214,7 @@ class CriticalPoints(CurvatureProbe):
         cutoff = self._cutoff(low, high)
         nodes = density(operator, self.steps, self.vectors, generator, None, None)
         rules = tuple(Rule(nodes.node[nodes.vector == v], nodes.weight[nodes.vector == v]) for v in range(self.vectors))
-        spread = Density(operator.size, np.empty(0), rules)
+        spread = SpectralDensity(operator.size, np.empty(0), rules)
         shares = {
             "negative": spread.mass(high=-cutoff),
             "zero": spread.mass(-cutoff, cutoff),

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from lossgeo.curvature.sample import Sample
 from lossgeo.curvature.spectral.lanczos import lanczos
-from lossgeo.curvature.spectral.slq import Density as Quadrature, density
+from lossgeo.curvature.spectral.slq import Quadrature, density
 from lossgeo.landscapes.landscape import Memory
 from lossgeo.probes._curvature import KNOWN_TOLERANCE, CurvatureProbe, Found
 from lossgeo.tables import Column, Row

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from lossgeo.curvature.local_loss import Neighborhood
+from lossgeo.curvature.local_loss import LocalLoss
 from lossgeo.curvature.operators.hessian import Hessian
 from lossgeo.curvature.spectral.krylov import Krylov, direction
 from lossgeo.curvature.spectral.lanczos import lanczos
@@ -75,7 +75,7 @@ class Plateaus(Probe):
     )
 
     def measure(self, landscape: Landscape, point: Point, memory: Memory, generator: torch.Generator) -> Measurement:
-        norm = float(torch.linalg.vector_norm(Neighborhood(landscape, point, landscape.train).gradient()))
+        norm = float(torch.linalg.vector_norm(LocalLoss(landscape, point, landscape.train).gradient()))
         if not math.isfinite(norm):
             raise ArithmeticError("the gradient is not finite")
         history = History.of(memory, point.theta).extended(point.step, norm, point.theta, self.keep)
@@ -95,7 +95,7 @@ class Plateaus(Probe):
         kept = (history.kept_steps - (first + last) / 2).abs().argmin()
         middle = int(history.kept_steps[kept])
         theta = history.kept[kept].to(point.theta)
-        here = Neighborhood(landscape, Point(middle, theta, {}), landscape.train)
+        here = LocalLoss(landscape, Point(middle, theta, {}), landscape.train)
         operator, g = Hessian().at(here), here.gradient()
         krylov = Krylov(operator, direction(operator, generator))
         ends = lanczos(krylov, 1, 1, TOLERANCE, BUDGET, generator, operator.room)

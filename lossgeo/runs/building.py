@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from lossgeo.curvature.local_loss import Neighborhood
+from lossgeo.curvature.local_loss import LocalLoss
 from lossgeo.curvature.operators.hessian import Hessian
 from lossgeo.curvature.spectral.linear_operator import LinearOperator
 from lossgeo.errors import UsageError
@@ -77,7 +77,7 @@ def _known(recipe: Recipe, landscape: Landscape) -> Known:
 
     def hessian(theta: torch.Tensor) -> LinearOperator:
         point = Point(0, theta.to(landscape.device), {})
-        return Hessian().at(Neighborhood(landscape, point, landscape.train, dtype=torch.float64))
+        return Hessian().at(LocalLoss(landscape, point, landscape.train, dtype=torch.float64))
 
     surface = recipe.surface
     if surface is not None:

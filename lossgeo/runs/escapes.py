@@ -9,7 +9,7 @@ import torch
 from lossgeo.landscapes.datasets import Data
 from lossgeo.landscapes.landscape import Landscape
 from lossgeo.landscapes.point import Point
-from lossgeo.landscapes.vectorized import ModuleEnsemble
+from lossgeo.landscapes.vectorized import VectorizedModule
 from lossgeo.recipes.recipe import Recipe
 from lossgeo.runs.building import network
 from lossgeo.runs.trials import RUNNING, WORDS
@@ -98,7 +98,7 @@ def _differentiable(landscape: Landscape) -> Callable[[torch.Tensor], torch.Tens
     """The loss on the training data as a function of theta (P,), for derivatives of any order."""
     if landscape.surface is not None:
         return landscape.surface.value
-    mean = ModuleEnsemble(landscape.module, landscape.loss).mean
+    mean = VectorizedModule(landscape.module, landscape.loss).mean
     inputs, targets = landscape.train
 
     def value(theta: torch.Tensor) -> torch.Tensor:

@@ -16,7 +16,7 @@ from lossgeo.probes import Probe
 from lossgeo.runs.building import landscape_and_data
 from lossgeo.runs.interrupt import Interrupt
 from lossgeo.runs.machine import pick_device
-from lossgeo.runs.resuming import restored
+from lossgeo.runs.resuming import restore
 from lossgeo.runs.run import FINISHED, Run, contained
 from lossgeo.runs.training import Progress
 from lossgeo.tables import Table, read
@@ -65,7 +65,7 @@ def probe(
                 raise Stopped(interrupt.signum)
             if point is None or point.step != step:
                 try:
-                    point = restored(landscape, step, run.load(step), memories, run.recipe.optimizer)
+                    point = restore(landscape, step, run.load(step), memories, run.recipe.optimizer)
                 except RunError as error:
                     broken.append(str(error))
                     continue

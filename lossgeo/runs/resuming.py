@@ -64,7 +64,7 @@ def _lost(run: Run) -> list[Path]:
     return lost
 
 
-def resumed(
+def resume(
     run: Run, landscape: Landscape, start: torch.Tensor, noise: torch.Generator, memories: dict[str, Memory]
 ) -> tuple[Point, list[str]]:
     """The point of the newest whole checkpoint up to where the tables end, or `start`; and what to tell the user.
@@ -87,7 +87,7 @@ def resumed(
             except RunError as error:
                 notes.append(f"{error}; an earlier one serves in its place")
                 continue
-            return restored(landscape, step, tensors, memories, run.recipe.optimizer, noise), notes
+            return restore(landscape, step, tensors, memories, run.recipe.optimizer, noise), notes
     theta = start.clone()
     optimizer = run.recipe.optimizer
     return Point(0, theta, optimizer.init(landscape, theta), optimizer), notes
@@ -112,7 +112,7 @@ def packed(landscape: Landscape, point: Point, noise: torch.Generator, memories:
     return {"theta": point.theta, "noise": noise.get_state(), **tensors}
 
 
-def restored(
+def restore(
     landscape: Landscape,
     step: int,
     tensors: Tensors,

@@ -25,9 +25,9 @@ from lossgeo.runs.building import landscape_and_data, starts, watch_of
 from lossgeo.runs.escapes import Escapes
 from lossgeo.runs.interrupt import Interrupt
 from lossgeo.runs.machine import cores, environment, fastest_threads, pick_device
-from lossgeo.runs.resuming import finished, opened, packed, resumed
+from lossgeo.runs.resuming import finished, opened, packed, resume
 from lossgeo.runs.run import Manifest, Run, contained
-from lossgeo.runs.trials import Course, Many, One
+from lossgeo.runs.trials import SingleRun, Trajectory, Trials
 from lossgeo.saddles.saddle import Watch
 from lossgeo.tables import Row
 
@@ -110,8 +110,8 @@ class _Training:
         )
         self.probes = [(probe, Agenda(probe, steps)) for probe in recipe.probes]
         self._describe(data)
-        self.point, lost = resumed(run, landscape, self.start, self.noise.layers, self.memories)
-        self.course = self._course(watch)
+        self.point, lost = resume(run, landscape, self.start, self.noise.layers, self.memories)
+        self.trajectory = self._trajectory(watch)
         self.escapes = None if watch is None else Escapes(recipe, landscape, data, watch, start, self.batch_size)
         self.notes = [*notes, *lost]
         self.tables = opened(run, self.point.step)
@@ -124,11 +124,11 @@ class _Training:
         stream = self._stream()
         told = written = saved = time.perf_counter()
         while True:
-            if self.interrupt and self.course.diverged is None:
+            if self.interrupt and self.trajectory.diverged is None:
                 self._checkpoint("stopped", "by a signal")
                 raise Stopped(self.interrupt.signum)
             ended = self._assess()
-            if self.course.diverged is not None:  # such a point is nothing to go on from, nor to measure at
+            if self.trajectory.diverged is not None:  # such a point is nothing to go on from, nor to measure at
                 self._clear()
                 break
             if self.checkpoints.due(self.point.step) or ended or time.perf_counter() - saved > SAFETY_SECONDS:
@@ -146,19 +146,19 @@ class _Training:
             if now - told > NEWS_SECONDS:
                 yield self._progress()
                 told = now
-        self._flush("diverged" if self.course.diverged else "done", self.course.diverged)
+        self._flush("diverged" if self.trajectory.diverged else "done", self.trajectory.diverged)
 
     # --- between the steps -------------------------------------------------------------------------------------------
 
     def _assess(self) -> bool:
         """Evaluate where it is due, and say whether training ends here."""
-        step, course, landscape, wanted = self.point.step, self.course, self.landscape, self.recipe.stop
-        ended = step >= self.steps or course.done
+        step, trajectory, landscape, wanted = self.point.step, self.trajectory, self.landscape, self.recipe.stop
+        ended = step >= self.steps or trajectory.done
         if step >= self.steps:
-            course.close(step, landscape)
+            trajectory.close(step, landscape)
         if not (self.evaluations.due(step) or (ended and self.recipe.evaluate.at_end)):
             return ended
-        theta, numbers = course.members(), course.numbers()
+        theta, numbers = trajectory.positions(), trajectory.active()
         start = self.start.view(-1, landscape.size)[numbers]
         train = landscape.evaluations(theta, landscape.train)
         test = landscape.evaluations(theta, landscape.test) if landscape.test.size else []
@@ -177,8 +177,8 @@ class _Training:
             self._row("evaluations", shared | train[i]._asdict() | {"split": "train", "gradient_norm": norms[i]})
             if test:
                 self._row("evaluations", shared | test[i]._asdict() | {"split": "test"})
-        course.assess(step, train, [wanted.met(e, norm) for e, norm in zip(train, norms, strict=True)])
-        return ended or course.done
+        trajectory.assess(step, train, [wanted.met(e, norm) for e, norm in zip(train, norms, strict=True)])
+        return ended or trajectory.done
 
     def _probe(self, ended: bool) -> None:
         """Measure what is due."""
@@ -200,7 +200,7 @@ class _Training:
 
     def _advance(self, stream: Iterator[Examples]) -> None:
         """Take steps until something is due, news of the progress too, or a signal comes or nobody is on the way."""
-        point, landscape, noise, course = self.point, self.landscape, self.noise, self.course
+        point, landscape, noise, trajectory = self.point, self.landscape, self.noise, self.trajectory
         optimizer, factor, steps = self.recipe.optimizer, self.recipe.schedule.factor, self.steps
         logged = self.log.due(point.step)
         agendas = (self.log, self.evaluations, self.checkpoints, *(agenda for _, agenda in self.probes))
@@ -208,19 +208,19 @@ class _Training:
         news = time.perf_counter() + NEWS_SECONDS
         over = False
         while point.step < until and not over:
-            course.look(point.step)
+            trajectory.watch(point.step)
             lr = optimizer.lr * factor(point.step, steps)
             noise.begin(point.step)
-            taken = optimizer.step(landscape, next(stream), course.theta, course.state, lr, noise)
-            over = course.took(taken, point.step)
-            if logged or (over and course.diverged is not None):
-                for row in course.seen(taken):
+            taken = optimizer.step(landscape, next(stream), trajectory.theta, trajectory.state, lr, noise)
+            over = trajectory.advance(taken, point.step)
+            if logged or (over and trajectory.diverged is not None):
+                for row in trajectory.rows(taken):
                     self._row("steps", {"epoch": point.step / self.per_epoch, "lr": lr} | row)
                 logged = False
             point.step += 1
             if self.interrupt or time.perf_counter() > news:
                 break
-        course.lay_down()
+        trajectory.sync()
 
     # --- what is kept ------------------------------------------------------------------------------------------------
 
@@ -255,7 +255,7 @@ class _Training:
 
         A stop and the clock write some between the due ones; kept, they would set the run apart from its equals.
         """
-        only_last = self.recipe.checkpoint.keep == "last" and self.course.diverged is None
+        only_last = self.recipe.checkpoint.keep == "last" and self.trajectory.diverged is None
         for step, path in self.run.checkpoints().items():
             between = step < self.point.step and not self.recipe.checkpoint.due(step, self.steps)
             if between or (only_last and step != self.point.step):
@@ -264,18 +264,18 @@ class _Training:
     # --- beginning and going on --------------------------------------------------------------------------------------
 
     def _running(self) -> torch.Tensor:
-        return self.course.rows if isinstance(self.course, Many) else torch.zeros(1, dtype=torch.int64)
+        return self.trajectory.computed if isinstance(self.trajectory, Trials) else torch.zeros(1, dtype=torch.int64)
 
-    def _course(self, watch: Watch | None) -> Course:
+    def _trajectory(self, watch: Watch | None) -> Trajectory:
         """The way of one, or of many side by side."""
         landscape, largest = self.landscape, sys.float_info.max
         first = [e.loss for e in landscape.evaluations(self.start.view(-1, landscape.size), landscape.train)]
         # never infinite, so that an infinite loss is above it
         limits = [min(self.recipe.divergence * loss, largest) if loss > 0 else largest for loss in first]
         if self.start.ndim == 1:
-            return One(self.point, limits[0], first[0])
+            return SingleRun(self.point, limits[0], first[0])
         bounds, mean = torch.tensor(limits, dtype=torch.float64), sum(first) / len(first)
-        return Many(self.point, bounds, mean, watch, exact=landscape.surface is not None)
+        return Trials(self.point, bounds, mean, watch, exact=landscape.surface is not None)
 
     def _stream(self) -> Iterator[Examples]:
         train, size, seed, step = self.landscape.train, self.batch_size, self.recipe.seed, self.point.step
@@ -318,4 +318,4 @@ class _Training:
         )
 
     def _progress(self, note: str | None = None) -> Progress:
-        return Progress(self.point.step, self.steps, self.course.loss, note)
+        return Progress(self.point.step, self.steps, self.trajectory.loss, note)

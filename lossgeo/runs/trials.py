@@ -26,7 +26,7 @@ RUNNING, ESCAPED, DIVERGED, RETURNED, STOPPED = range(5)
 WORDS = ("running", "escaped", "diverged", "returned", "stopped")
 
 
-class Course(ABC):
+class Trajectory(ABC):
     """The way of a point through its steps."""
 
     theta: torch.Tensor
@@ -44,19 +44,19 @@ class Course(ABC):
         """Whether nobody is on the way any more."""
 
     @abstractmethod
-    def numbers(self) -> list[int]:
+    def active(self) -> list[int]:
         """The numbers of those who are on the way, ascending; 0 for one."""
 
     @abstractmethod
-    def members(self) -> torch.Tensor:
+    def positions(self) -> torch.Tensor:
         """Where they stand, a row for each."""
 
     @abstractmethod
-    def look(self, step: int) -> None:
+    def watch(self, step: int) -> None:
         """See who has left a saddle, by where they stand before a step."""
 
     @abstractmethod
-    def lay_down(self) -> None:
+    def sync(self) -> None:
         """Make all of the point be of the present step."""
 
     @abstractmethod
@@ -68,15 +68,15 @@ class Course(ABC):
         """What was found of those on the way, in their order: who diverged, and who met a rule that ends training."""
 
     @abstractmethod
-    def took(self, taken: Step, step: int) -> bool:
+    def advance(self, taken: Step, step: int) -> bool:
         """A step was taken at `step`; whether nothing is left to do."""
 
     @abstractmethod
-    def seen(self, taken: Step) -> Iterator[Row]:
+    def rows(self, taken: Step) -> Iterator[Row]:
         """Loss and gradient norm that the step saw, a row for everyone on the way."""
 
 
-class One(Course):
+class SingleRun(Trajectory):
     """A run by itself."""
 
     def __init__(self, point: Point, limit: float, loss: float) -> None:
@@ -95,16 +95,16 @@ class One(Course):
     def done(self) -> bool:
         return self._stopped or self._diverged is not None
 
-    def numbers(self) -> list[int]:
+    def active(self) -> list[int]:
         return [0]
 
-    def members(self) -> torch.Tensor:
+    def positions(self) -> torch.Tensor:
         return self.theta[None]
 
-    def look(self, step: int) -> None:
+    def watch(self, step: int) -> None:
         pass  # nobody asked when a run by itself leaves anything
 
-    def lay_down(self) -> None:
+    def sync(self) -> None:
         pass  # every step is taken in the point itself
 
     def close(self, step: int, landscape: Landscape) -> None:
@@ -114,7 +114,7 @@ class One(Course):
         self._judge("training", evaluations[0].loss, step)
         self._stopped = self._stopped or met[0]
 
-    def took(self, taken: Step, step: int) -> bool:
+    def advance(self, taken: Step, step: int) -> bool:
         self.theta, self.state = self.point.theta, self.point.state = taken.theta, taken.state
         self.loss = taken.loss.item()
         self._judge("batch", self.loss, step)
@@ -126,16 +126,16 @@ class One(Course):
         if not loss <= self.limit and self._diverged is None:  # NaN compares false
             self._diverged = f"{which} loss {loss:.4g} at step {step}, not below the limit of {self.limit:.4g}"
 
-    def seen(self, taken: Step) -> Iterator[Row]:
+    def rows(self, taken: Step) -> Iterator[Row]:
         norm = float(torch.linalg.vector_norm(taken.gradient))
         yield {"replica": 0, "loss": self.loss, "gradient_norm": norm}
 
 
-class Many(Course):
+class Trials(Trajectory):
     """R trials.
 
-    `point` holds all of them; `theta`, `state` and `rows` those that are computed, in the order of their numbers. Of
-    these `over` says which have ended since the rows were taken up. With `exact` they are filled up to whole cache
+    `point` holds all of them; `theta` and `state` hold a row for each that is computed, `computed` (K,) their numbers.
+    Of these `over` says which have ended since the rows were taken up. With `exact` they are filled up to whole cache
     lines by copies of the last, which count as over: kernels compute what is left behind the last vector register in
     another way, and a trial's bits would depend on how many stand before it.
 
@@ -167,27 +167,27 @@ class Many(Course):
         how = self.point.trials["how"]
         return f"all {len(how)} trials diverged" if bool((how == DIVERGED).all()) else None
 
-    def numbers(self) -> list[int]:
+    def active(self) -> list[int]:
         return self._numbers
 
-    def members(self) -> torch.Tensor:
+    def positions(self) -> torch.Tensor:
         return self.theta[: len(self._numbers)]
 
     def _take_up(self) -> None:
         """Rows of those that still run, taken out of the point."""
         (running,) = torch.nonzero(self.point.trials["how"] == RUNNING, as_tuple=True)
         self._numbers: list[int] = running.tolist()
-        self.rows = torch.cat([running, running[-1:].expand(-len(running) % LINE)]) if self._exact else running
-        self.theta = self.point.theta[self.rows]
-        self.state = {name: t[self.rows] if t.ndim else t for name, t in self.point.state.items()}
-        self._here = self._limits[self.rows].to(self.theta.device)
-        self.over = torch.arange(len(self.rows), device=self.theta.device) >= len(running)
+        self.computed = torch.cat([running, running[-1:].expand(-len(running) % LINE)]) if self._exact else running
+        self.theta = self.point.theta[self.computed]
+        self.state = {name: t[self.computed] if t.ndim else t for name, t in self.point.state.items()}
+        self._here = self._limits[self.computed].to(self.theta.device)
+        self.over = torch.arange(len(self.computed), device=self.theta.device) >= len(running)
         self._frozen = 0
 
-    def lay_down(self) -> None:
+    def sync(self) -> None:
         """Put the rows back into the point, so that all of it is of this step; the frozen ones stay as they are."""
         moving = ~self.over
-        rows = self.rows[moving.cpu()]
+        rows = self.computed[moving.cpu()]
         self.point.theta[rows] = self.theta[moving]
         for name, value in self.state.items():
             if value.ndim == 0:
@@ -198,9 +198,9 @@ class Many(Course):
             self.point.state[name][rows] = value[moving]
         self._take_up()
 
-    def look(self, step: int) -> None:
+    def watch(self, step: int) -> None:
         if self._frozen > CROWDED * len(self._numbers):
-            self.lay_down()
+            self.sync()
         self._look(step, None)
 
     def close(self, step: int, landscape: Landscape) -> None:
@@ -208,7 +208,7 @@ class Many(Course):
         if self._watch is not None and self._watch.escape.loss_drop is not None and self._numbers:
             losses = [e.loss for e in landscape.evaluations(self.theta, landscape.train)]
             self._look(step, torch.tensor(losses, dtype=torch.float64, device=self.theta.device))
-        self.lay_down()
+        self.sync()
 
     def _look(self, step: int, losses: torch.Tensor | None) -> None:
         """Who has left a saddle, by where all stand before the step, or by the losses that it saw."""
@@ -218,7 +218,7 @@ class Many(Course):
         if beyond is None or not bool(beyond.any()):
             return
         moving = ~self.over
-        rows, beyond = self.rows[moving.cpu()], beyond[moving].cpu()
+        rows, beyond = self.computed[moving.cpu()], beyond[moving].cpu()
         first = self.point.trials["beyond"][rows]
         first[beyond & (first < 0)] = step
         self.point.trials["beyond"][rows] = first
@@ -239,14 +239,14 @@ class Many(Course):
         new = which & ~self.over
         if not bool(new.any()):
             return
-        rows = self.rows[new.cpu()]
+        rows = self.computed[new.cpu()]
         self.point.theta[rows] = self.theta[new]
         self.point.trials["how"][rows] = how
         self.point.trials["ended"][rows] = step
         self.over |= new
         self._frozen += len(rows)
 
-    def took(self, taken: Step, step: int) -> bool:
+    def advance(self, taken: Step, step: int) -> bool:
         self.theta, self.state = taken.theta, taken.state
         self._freeze(~(taken.loss <= self._here) | (taken.loss < -LARGEST), DIVERGED, step)
         self._look(step, taken.loss)
@@ -254,9 +254,9 @@ class Many(Course):
             self._freeze(taken.ended, RETURNED, step + 1)
         return self._frozen == len(self._numbers)
 
-    def seen(self, taken: Step) -> Iterator[Row]:
+    def rows(self, taken: Step) -> Iterator[Row]:
         norms = torch.linalg.vector_norm(taken.gradient, dim=-1)
-        columns = zip(self.rows.tolist(), taken.loss.tolist(), norms.tolist(), self.over.tolist(), strict=True)
+        columns = zip(self.computed.tolist(), taken.loss.tolist(), norms.tolist(), self.over.tolist(), strict=True)
         rows = [{"replica": r, "loss": loss, "gradient_norm": norm} for r, loss, norm, over in columns if not over]
         self.loss = sum(row["loss"] for row in rows) / len(rows) if rows else self.loss
         yield from rows

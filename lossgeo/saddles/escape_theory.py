@@ -18,7 +18,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from lossgeo.curvature.local_loss import Neighborhood
+from lossgeo.curvature.local_loss import LocalLoss
 from lossgeo.curvature.operators.gradient_covariance import GradientCovariance
 from lossgeo.curvature.spectral.krylov import direction
 from lossgeo.landscapes.landscape import Landscape
@@ -128,7 +128,7 @@ def noise_along(landscape: Landscape, saddle: Saddle, batch_size: int) -> torch.
     if batch_size == size:
         return torch.zeros(len(saddle.directions), dtype=torch.float64)
     point = Point(0, saddle.theta.to(landscape.device), {})
-    around = Neighborhood(landscape, point, landscape.train, dtype=torch.float64)
+    around = LocalLoss(landscape, point, landscape.train, dtype=torch.float64)
     covariance = GradientCovariance().at(around)
     ways = saddle.directions.to(landscape.device)
     variances = torch.stack([way @ (covariance @ way) for way in ways])

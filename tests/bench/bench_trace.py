@@ -25,8 +25,8 @@ from torch.nn import functional
 from lossgeo.curvature.spectral.krylov import Krylov, combine, direction
 from lossgeo.curvature.spectral.lanczos import Eigenpairs
 from lossgeo.curvature.spectral.linear_operator import LinearOperator
-from lossgeo.curvature.spectral.slq import Density, density
-from lossgeo.curvature.spectral.trace import FEWEST, Estimate, trace
+from lossgeo.curvature.spectral.slq import Quadrature, density
+from lossgeo.curvature.spectral.trace import FEWEST, TraceEstimate, trace
 from tests.bench.curvature.truth import truth
 from tests.bench.curvature.workloads import problem
 from tests.support.spectra import matrix, operator
@@ -75,7 +75,7 @@ def traces(operator: LinearOperator, exact: float, runs: int) -> None:
     known = ritz(operator, 80, KNOWN, 0)
     searched = [ritz(operator, SEARCH, SEARCH, seed) for seed in range(min(runs, 10))]
 
-    def estimate(method: str, pairs: Callable[[int], Eigenpairs | None]) -> Callable[[int, int], Estimate]:
+    def estimate(method: str, pairs: Callable[[int], Eigenpairs | None]) -> Callable[[int, int], TraceEstimate]:
         return lambda budget, seed: trace(
             operator, method, budget, 0.0, torch.Generator().manual_seed(1000 + seed), pairs(seed)
         )
@@ -102,7 +102,7 @@ def traces(operator: LinearOperator, exact: float, runs: int) -> None:
         print(f"{name:26}" + "".join(f"{cell:>22}" for cell in cells), flush=True)
 
 
-def distances(found: Density, spectrum: np.ndarray) -> tuple[float, float, float]:
+def distances(found: Quadrature, spectrum: np.ndarray) -> tuple[float, float, float]:
     """Wasserstein over the range, sup distance, sup distance of the smoothed."""
     width = spectrum[-1] - spectrum[0]
     weight = found.weight / (found.vector[-1] + 1)
@@ -161,7 +161,7 @@ def stopping() -> None:
         print(f"{name:26}" + "".join(f"{cell:22}" for cell in cells), flush=True)
 
 
-def by_deviation(of: LinearOperator, tolerance: float, generator: torch.Generator) -> Estimate:
+def by_deviation(of: LinearOperator, tolerance: float, generator: torch.Generator) -> TraceEstimate:
     """Hutchinson with the deviation of the values over sqrt(n) and Student's t, stopped by it."""
     values: list[float] = []
     while True:
@@ -172,7 +172,7 @@ def by_deviation(of: LinearOperator, tolerance: float, generator: torch.Generato
             mean, stderr = float(np.mean(values)), float(np.std(values, ddof=1)) / n**0.5
             if stderr <= tolerance * abs(mean) or n == 400:
                 half = float(stdtrit(n - 1, 0.975)) * stderr
-                return Estimate(mean, stderr, mean - half, mean + half, 0.0, 0.0, n, True, "deviation")
+                return TraceEstimate(mean, stderr, mean - half, mean + half, 0.0, 0.0, n, True, "deviation")
 
 
 def of_xtrace() -> None:

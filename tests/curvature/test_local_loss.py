@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from lossgeo.components.finding import find, names
-from lossgeo.curvature.local_loss import Neighborhood, layers, matching
+from lossgeo.curvature.local_loss import LocalLoss, layers, matching
 from lossgeo.curvature.operators import Operator
 from lossgeo.curvature.operators.fisher import Fisher
 from lossgeo.errors import UsageError
@@ -190,7 +190,7 @@ def test_a_layer_with_randomness_of_its_own_is_named(kind: str) -> None:
     )
     for _ in range(2):  # and again, whoever asks next
         with untouched(landscape, theta), pytest.raises(ValueError, match=refusal):
-            Neighborhood(landscape, Point(0, theta, {}), landscape.train)
+            LocalLoss(landscape, Point(0, theta, {}), landscape.train)
 
 
 def test_randomness_of_the_model_itself_is_said_to_be() -> None:
@@ -223,7 +223,7 @@ def test_a_buffer_that_moves_is_named_and_put_back() -> None:
         theta = landscape.start()
         refusal = f"changes its buffer '{name}'.*batch_norm: batch"
         with untouched(landscape, theta), pytest.raises(ValueError, match=refusal):
-            Neighborhood(landscape, Point(0, theta, {}), landscape.train)
+            LocalLoss(landscape, Point(0, theta, {}), landscape.train)
 
 
 def test_layers_that_follow_eval_pass() -> None:
@@ -241,7 +241,7 @@ def test_layers_that_follow_eval_pass() -> None:
 def test_a_gradient_that_is_no_number_is_no_reason_to_doubt_the_model() -> None:
     landscape = landscape_of("mlp")
     theta = landscape.start() * float("nan")
-    near = Neighborhood(landscape, Point(0, theta, {}), landscape.train)
+    near = LocalLoss(landscape, Point(0, theta, {}), landscape.train)
     assert near.gradient().isnan().any()
 
 
@@ -254,13 +254,13 @@ def test_the_price_of_a_gradient_is_found_once() -> None:
     assert len(passes) == 2  # one to compare with the other
     for k in range(3):
         point = Point(k, landscape.start() + k, {})
-        again = Neighborhood(landscape, point, landscape.train)
+        again = LocalLoss(landscape, point, landscape.train)
         assert again.gradient_seconds == first.gradient_seconds
     assert len(passes) == 2
     point = Point(0, landscape.start(), {})
-    Neighborhood(landscape, point, landscape.train.rows(slice(0, 5)))  # another number of examples,
-    Neighborhood(landscape, point, landscape.train, "batch")  # another mode,
-    Neighborhood(landscape, point, landscape.train, names=own_names(landscape)[:2])  # other parameters
+    LocalLoss(landscape, point, landscape.train.rows(slice(0, 5)))  # another number of examples,
+    LocalLoss(landscape, point, landscape.train, "batch")  # another mode,
+    LocalLoss(landscape, point, landscape.train, names=own_names(landscape)[:2])  # other parameters
     assert len(passes) == 8
 
 
@@ -291,7 +291,7 @@ def test_an_operator_leaves_everything_as_it_was(name: str, batch_norm: str) -> 
     operator = find(Operator, name)()
     with untouched(landscape, theta):
         for memory in (None, 1):  # graphs that are kept, and such as are not
-            near = Neighborhood(landscape, Point(0, theta, {}, Slower()), landscape.train, batch_norm, memory=memory)
+            near = LocalLoss(landscape, Point(0, theta, {}, Slower()), landscape.train, batch_norm, memory=memory)
             map_ = operator.at(near)
             map_ @ torch.ones(map_.size)
             if map_.contributions is not None:
@@ -302,7 +302,7 @@ def test_sampling_leaves_everything_as_it_was() -> None:
     landscape = noisy()
     theta = landscape.start()
     with untouched(landscape, theta):
-        map_ = Fisher(draws=3).at(Neighborhood(landscape, Point(0, theta, {}), landscape.train))
+        map_ = Fisher(draws=3).at(LocalLoss(landscape, Point(0, theta, {}), landscape.train))
         map_ @ torch.ones(map_.size)
         map_.sampling(torch.ones(2, map_.size))
 
@@ -320,7 +320,7 @@ def test_a_measurement_that_fails_leaves_everything_as_it_was() -> None:
     before = {name: m.training for name, m in landscape.module.named_modules()}
     state = torch.random.get_rng_state()
     with pytest.raises(RuntimeError, match="broken"):
-        Neighborhood(landscape, Point(0, theta, {}), landscape.train, "batch")
+        LocalLoss(landscape, Point(0, theta, {}), landscape.train, "batch")
     assert {name: m.training for name, m in landscape.module.named_modules()} == before
     assert torch.equal(torch.random.get_rng_state(), state)
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from lossgeo.components.finding import names
-from lossgeo.curvature.local_loss import Neighborhood
+from lossgeo.curvature.local_loss import LocalLoss
 from lossgeo.curvature.operators import Operator
 from lossgeo.curvature.operators.finite_difference import FiniteDifference
 from lossgeo.curvature.operators.fisher import Fisher
@@ -130,7 +130,7 @@ def test_the_standard_error_is_the_spread_over_samples_of_the_population(name: s
     point = Point(0, landscape.start(), {}, Slower())
     values, errors = [], []
     for k in range(repeats):
-        near = Neighborhood(landscape, point, landscape.train.rows(slice(k * n, (k + 1) * n)))
+        near = LocalLoss(landscape, point, landscape.train.rows(slice(k * n, (k + 1) * n)))
         found = operator.at(near).contributions(vector)
         values.append(float(found.forms.sum()))
         errors.append(float(found.stderr()[0]))
@@ -361,7 +361,7 @@ def test_a_question_about_another_theta_in_between_changes_nothing(network: str,
     landscape.evaluate(elsewhere, landscape.train)
     assert torch.equal(operator @ vectors, product)
     landscape.evaluate(elsewhere, landscape.train)
-    other = CASES[name].operator.at(Neighborhood(landscape, Point(0, elsewhere, {}, Slower()), landscape.train))
+    other = CASES[name].operator.at(LocalLoss(landscape, Point(0, elsewhere, {}, Slower()), landscape.train))
     assert not torch.equal(other @ vectors, product)
     if forms is not None:
         assert torch.equal(operator.contributions(vectors.T).forms, forms)
@@ -374,7 +374,7 @@ def test_a_question_about_another_theta_in_between_changes_nothing(network: str,
 def test_an_operator_refuses_to_be_used_after_theta_moved(name: str) -> None:
     landscape = landscape_of("mlp", chunk=10)
     theta = landscape.start()
-    operator = CASES[name].operator.at(Neighborhood(landscape, Point(0, theta, {}, Slower()), landscape.train))
+    operator = CASES[name].operator.at(LocalLoss(landscape, Point(0, theta, {}, Slower()), landscape.train))
     vectors = directions(operator.size)
     operator @ vectors
     theta.add_(1e-3)
@@ -435,14 +435,14 @@ def test_curvature_is_seen_as_the_optimizer_sees_it(
     landscape, point = trained(optimizer, 5)
     D = scale_of(optimizer, point, torch.stack(gradients))
     wanted = Dense(landscape, theta=point.theta).hessian / (D[:, None] * D).sqrt()
-    found = matrix(Preconditioned().at(Neighborhood(landscape, point, landscape.train)))
+    found = matrix(Preconditioned().at(LocalLoss(landscape, point, landscape.train)))
     # the moments are float64; a fused kernel and a sum in closed form round differently
     assert apart(found, wanted) <= ROUNDING
 
 
 def test_plain_descent_sees_the_plain_hessian() -> None:
     landscape, point = trained(SGD(lr=0.1, momentum=0.9), 3)
-    near = Neighborhood(landscape, point, landscape.train)
+    near = LocalLoss(landscape, point, landscape.train)
     vector = directions(near.size, 1)[:, 0]
     assert torch.equal(Preconditioned().at(near) @ vector, Hessian().at(near) @ vector)
 
@@ -450,7 +450,7 @@ def test_plain_descent_sees_the_plain_hessian() -> None:
 @pytest.mark.parametrize("optimizer", [Adam(), RMSprop()], ids=["adam", "rmsprop"])
 def test_before_the_first_step_there_is_no_preconditioner(optimizer: Optimizer) -> None:
     landscape, point = trained(optimizer, 0)
-    near = Neighborhood(landscape, point, landscape.train)
+    near = LocalLoss(landscape, point, landscape.train)
     with pytest.raises(ValueError, match="before the first step"):
         Preconditioned().at(near)
 
@@ -458,7 +458,7 @@ def test_before_the_first_step_there_is_no_preconditioner(optimizer: Optimizer) 
 def test_without_an_optimizer_or_parameters_there_is_nothing_to_precondition() -> None:
     landscape = landscape_of("mlp")
     with pytest.raises(ValueError, match="no optimizer is known"):
-        Preconditioned().at(Neighborhood(landscape, Point(3, landscape.start(), {}), landscape.train))
+        Preconditioned().at(LocalLoss(landscape, Point(3, landscape.start(), {}), landscape.train))
     with pytest.raises(ValueError, match="ntk is no map of the parameters"):
         Preconditioned(of=NTK()).at(here(landscape))
 
@@ -520,7 +520,7 @@ def rounded(landscape: Landscape, network: str, loss: str, dtype: torch.dtype) -
 
 def measured(landscape: Landscape, start: torch.Tensor, name: str, batch_norm: str, **settings: object) -> torch.Tensor:
     point = Point(0, start, {}, Slower())
-    operator = CASES[name].operator.at(Neighborhood(landscape, point, landscape.train, batch_norm, **settings))
+    operator = CASES[name].operator.at(LocalLoss(landscape, point, landscape.train, batch_norm, **settings))
     vectors = directions(operator.size).to(operator.dtype)
     product = operator @ vectors
     assert torch.equal(operator @ vectors, product)

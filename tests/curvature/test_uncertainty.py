@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from lossgeo.curvature.local_loss import Neighborhood
+from lossgeo.curvature.local_loss import LocalLoss
 from lossgeo.curvature.operators import Operator
 from lossgeo.curvature.operators.gauss_newton import GaussNewton
 from lossgeo.curvature.operators.gradient_covariance import GradientCovariance
@@ -128,7 +128,7 @@ def test_the_interval_of_a_mass_holds_the_exact_one() -> None:
     data = Digits(classes=4).load()
     module = MLP(hidden=(8,)).build(data.task, generator(205, "initialization"))
     landscape = Landscape(module, CrossEntropy(), data.task, data.train, data.test)
-    whole = Neighborhood(landscape, Point(0, landscape.start(), {}), landscape.train, dtype=torch.float64)
+    whole = LocalLoss(landscape, Point(0, landscape.start(), {}), landscape.train, dtype=torch.float64)
     spectrum = np.linalg.eigvalsh((Hessian().at(whole) @ torch.eye(landscape.size, dtype=torch.float64)).numpy())
     low, high = np.quantile(spectrum, [0.8, 0.9])
     cut = 0.5 * (low + high)

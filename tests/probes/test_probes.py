@@ -10,7 +10,7 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
-from lossgeo.curvature.local_loss import Neighborhood
+from lossgeo.curvature.local_loss import LocalLoss
 from lossgeo.curvature.operators import Operator
 from lossgeo.curvature.operators.finite_difference import FiniteDifference
 from lossgeo.curvature.operators.fisher import Fisher
@@ -266,12 +266,12 @@ def test_adams_own_curvature_needs_a_step_first() -> None:
 def column(landscape: Landscape, at: Point, number: int) -> np.ndarray:
     unit = torch.zeros(landscape.size, dtype=landscape.dtype)
     unit[number] = 1
-    return (Hessian().at(Neighborhood(landscape, at, landscape.train)) @ unit).numpy()
+    return (Hessian().at(LocalLoss(landscape, at, landscape.train)) @ unit).numpy()
 
 
 @pytest.mark.parametrize("operator", [NTK(), FiniteDifference()], ids=lambda o: o.component_name())
 def test_operators_without_kept_graphs_say_how_many_vectors_fit_too(landscape: Landscape, operator: Operator) -> None:
-    found = operator.at(Neighborhood(landscape, point(landscape), landscape.train, memory=10**6))
+    found = operator.at(LocalLoss(landscape, point(landscape), landscape.train, memory=10**6))
     assert found.room is not None
     assert 0 < found.room * found.size * 8 <= 10**6
 

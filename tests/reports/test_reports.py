@@ -124,7 +124,7 @@ def test_reports_never_import_torch_and_matplotlib_only_to_draw(tmp_path: Path) 
 import sys
 from pathlib import Path
 from lossgeo import formats
-from lossgeo.finding import find, names
+from lossgeo.components.finding import find, names
 from lossgeo import Report, Study
 study = Study.open([Path({str(tmp_path)!r})])
 answers = [find(Report, name)().render(study) for name in names(Report)]

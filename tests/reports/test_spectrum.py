@@ -10,7 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from lossgeo import formats
-from lossgeo.curvature.spectral.spectral_density import Density
+from lossgeo.curvature.spectral.spectral_density import SpectralDensity
 from lossgeo.errors import UsageError
 from lossgeo.reports import Summary
 from lossgeo.reports.analysis.study import Study
@@ -238,7 +238,7 @@ def test_a_sample_is_not_taken_for_all_the_data(tmp_path: Path) -> None:
     (row,) = answer.rows
     assert row["vectors"] == 4, "those of the parts do not count"
     assert "Masses over a sample lean" in notes(answer)
-    alone = Density.read([row for row in rows if row["part"] == 0]).mass(-0.04, 0.04)
+    alone = SpectralDensity.read([row for row in rows if row["part"] == 0]).mass(-0.04, 0.04)
     assert row["mass_near_zero_high"] - row["mass_near_zero_low"] > alone.high - alone.low
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lossgeo.components.catalog import catalog
-from lossgeo.curvature.local_loss import Neighborhood
+from lossgeo.curvature.local_loss import LocalLoss
 from lossgeo.curvature.operators.hessian import Hessian
 from lossgeo.errors import UsageError
 from lossgeo.landscapes.datasets import Dataset
@@ -74,7 +74,7 @@ def test_every_planted_point_is_critical_with_the_stated_loss_and_index(name: st
     points = plant.points(model, dataset.load(), loss, seed=100)
     assert len(points) == count
     for point in points:
-        there = Neighborhood(landscape, Point(0, point.theta, {}), landscape.train)
+        there = LocalLoss(landscape, Point(0, point.theta, {}), landscape.train)
         assert float(there.gradient().norm()) < 1e-9
         assert landscape.evaluate(point.theta, landscape.train).loss == pytest.approx(point.loss, abs=1e-12)
         matrix = Hessian().at(there) @ torch.eye(landscape.size, dtype=torch.float64)

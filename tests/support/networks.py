@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from lossgeo.components.finding import find
-from lossgeo.curvature.local_loss import Neighborhood
+from lossgeo.curvature.local_loss import LocalLoss
 from lossgeo.landscapes.landscape import Landscape
 from lossgeo.landscapes.losses import Loss
 from lossgeo.landscapes.models import Model
@@ -109,10 +109,10 @@ class Slower:
         return torch.linspace(0.5, 3.0, len(theta), dtype=torch.float64)
 
 
-def here(landscape: Landscape, batch_norm: str = "eval", **settings: Any) -> Neighborhood:
+def here(landscape: Landscape, batch_norm: str = "eval", **settings: Any) -> LocalLoss:
     """The landscape around its start, over its training examples."""
     point = Point(0, landscape.start(), {}, Slower())
-    return Neighborhood(landscape, point, landscape.train, batch_norm, **settings)
+    return LocalLoss(landscape, point, landscape.train, batch_norm, **settings)
 
 
 def directions(size: int, count: int = 3, seed: int = 5) -> torch.Tensor:

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from typing import ClassVar
 
 from lossgeo.components.component import Component
-from lossgeo.curvature.local_loss import Neighborhood
+from lossgeo.curvature.local_loss import LocalLoss
 from lossgeo.curvature.spectral.linear_operator import LinearOperator
 
 
@@ -17,5 +17,5 @@ class Operator(Component):
     of_outputs: ClassVar[bool] = False  # whether it needs the outputs of a model, which an analytic surface has not
 
     @abstractmethod
-    def at(self, here: Neighborhood) -> LinearOperator:
+    def at(self, here: LocalLoss) -> LinearOperator:
         """The map over the neighborhood's examples and block of parameters; valid while theta keeps its values."""

@@ -7,7 +7,7 @@ from typing import final
 import torch
 
 from lossgeo.curvature.graphs import vectors_beside
-from lossgeo.curvature.local_loss import Neighborhood
+from lossgeo.curvature.local_loss import LocalLoss
 from lossgeo.curvature.operators import Operator
 from lossgeo.curvature.spectral.linear_operator import LinearOperator
 
@@ -23,7 +23,7 @@ class FiniteDifference(Operator):
     Errors: parameters in bfloat16, where a step of that length rounds away.
     """
 
-    def at(self, here: Neighborhood) -> LinearOperator:
+    def at(self, here: LocalLoss) -> LinearOperator:
         if torch.finfo(here.landscape.dtype).eps > 1e-3:
             raise ValueError(
                 "finite_difference cannot resolve parameters in bfloat16; use hessian, which computes in float32"

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 
 from lossgeo.curvature.jacobian import Jacobian, Sandwich
-from lossgeo.curvature.local_loss import Neighborhood
+from lossgeo.curvature.local_loss import LocalLoss
 from lossgeo.curvature.operators import Operator
 from lossgeo.curvature.operators.gauss_newton import GaussNewton
 from lossgeo.curvature.spectral.linear_operator import LinearOperator
@@ -39,18 +39,18 @@ class Fisher(Operator):
         default=0, ge=0, description="of the draws: the same at every point, so that they can be compared"
     )
 
-    def at(self, here: Neighborhood) -> LinearOperator:
+    def at(self, here: LocalLoss) -> LinearOperator:
         return GaussNewton().at(here) if self.draws == "exact" else _sampled(here, self.draws, self.seed)
 
 
-def _sampled(here: Neighborhood, draws: int, seed: int) -> LinearOperator:
+def _sampled(here: LocalLoss, draws: int, seed: int) -> LinearOperator:
     # a stream for every draw, so that an example's do not depend on how the examples are chunked
     streams = [generator(seed, "fisher", number) for number in range(draws)]
     slopes: list[torch.Tensor] = []  # for each chunk (M, B, ..., C), such that their outer products average to B
     for piece, _ in here.pieces():
         with torch.no_grad():
             outputs = here.outputs(piece.inputs).detach()
-            drawn = [here.loss.sampled_slopes(outputs, piece.targets, stream) for stream in streams]
+            drawn = [here.loss.sampled_gradients(outputs, piece.targets, stream) for stream in streams]
         slopes.append(torch.stack(drawn))
 
     def along(number: int, tangents: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,7 @@ from typing import ClassVar, final
 import torch
 
 from lossgeo.curvature.jacobian import Jacobian, Sandwich
-from lossgeo.curvature.local_loss import Neighborhood
+from lossgeo.curvature.local_loss import LocalLoss
 from lossgeo.curvature.operators import Operator
 from lossgeo.curvature.spectral.linear_operator import LinearOperator
 
@@ -26,9 +26,9 @@ class GaussNewton(Operator):
 
     of_outputs: ClassVar[bool] = True
 
-    def at(self, here: Neighborhood) -> LinearOperator:
+    def at(self, here: LocalLoss) -> LinearOperator:
         def bend(jacobian: Jacobian, _: int, tangents: torch.Tensor) -> torch.Tensor:
-            bent: torch.Tensor = here.loss.bend(jacobian.outputs.detach(), jacobian.piece.targets, tangents)
+            bent: torch.Tensor = here.loss.hvp(jacobian.outputs.detach(), jacobian.piece.targets, tangents)
             return jacobian.share * bent
 
         return Sandwich(here, bend).operator()

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 
 from lossgeo.curvature.jacobian import Jacobian, Sandwich
-from lossgeo.curvature.local_loss import Neighborhood
+from lossgeo.curvature.local_loss import LocalLoss
 from lossgeo.curvature.operators import Operator
 from lossgeo.curvature.spectral.linear_operator import Contributions, LinearOperator
 
@@ -27,7 +27,7 @@ class GradientCovariance(Operator):
 
     centered: bool = Field(default=True, description="false: the second moment, also called the empirical Fisher")
 
-    def at(self, here: Neighborhood) -> LinearOperator:
+    def at(self, here: LocalLoss) -> LinearOperator:
         def along(jacobian: Jacobian, tangents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             """The slope (B, ..., C) of every example's summed cost, and g_i . v (B,) for tangents J v."""
             targets = jacobian.piece.targets
@@ -35,7 +35,7 @@ class GradientCovariance(Operator):
             # none, and divided by 1 its slope stays 0
             weights = here.loss.weights(targets)
             weights = torch.where(weights > 0, weights, 1.0).to(tangents.dtype)
-            slopes = here.loss.slopes(jacobian.outputs.detach(), targets)
+            slopes = here.loss.gradients(jacobian.outputs.detach(), targets)
             return slopes, (slopes * tangents).flatten(1).sum(1) / weights
 
         def outer(jacobian: Jacobian, _: int, tangents: torch.Tensor) -> torch.Tensor:

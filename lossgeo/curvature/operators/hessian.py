@@ -7,7 +7,7 @@ from typing import final
 import torch
 
 from lossgeo.curvature.graphs import Graphs
-from lossgeo.curvature.local_loss import Neighborhood, Pieces
+from lossgeo.curvature.local_loss import LocalLoss, Pieces
 from lossgeo.curvature.operators import Operator
 from lossgeo.curvature.spectral.linear_operator import Contributions, LinearOperator
 from lossgeo.landscapes.task import Examples
@@ -25,7 +25,7 @@ class Hessian(Operator):
     Source: Pearlmutter 1994, "Fast exact multiplication by the Hessian", by reverse over reverse.
     """
 
-    def at(self, here: Neighborhood) -> LinearOperator:
+    def at(self, here: LocalLoss) -> LinearOperator:
         def gradient(piece: Examples, share: float) -> Pieces:
             loss = share * here.loss.mean(here.outputs(piece.inputs), piece.targets)
             return here.derivatives((loss,), graph=True)
@@ -47,7 +47,7 @@ class Hessian(Operator):
         )
 
 
-def _contributions(here: Neighborhood, vectors: torch.Tensor, examples: int) -> Contributions:
+def _contributions(here: LocalLoss, vectors: torch.Tensor, examples: int) -> Contributions:
     """d/dw_i of v' H(w) v, H(w) the Hessian of the sum of w_i times example i's part of the mean loss, at w = 1.
 
     By reverse mode alone: forward mode twice is no cheaper, and for batch statistics and attention torch 2.13 gives

@@ -8,7 +8,7 @@ import torch
 
 from lossgeo.curvature.graphs import vectors_beside
 from lossgeo.curvature.jacobian import jacobians
-from lossgeo.curvature.local_loss import Neighborhood
+from lossgeo.curvature.local_loss import LocalLoss
 from lossgeo.curvature.operators import Operator
 from lossgeo.curvature.spectral.linear_operator import LinearOperator
 
@@ -27,7 +27,7 @@ class NTK(Operator):
     of_parameters: ClassVar[bool] = False
     of_outputs: ClassVar[bool] = True
 
-    def at(self, here: Neighborhood) -> LinearOperator:
+    def at(self, here: LocalLoss) -> LinearOperator:
         chunks = jacobians(here)
         shapes = [outputs.shape for outputs in (here.outputs(piece.inputs).detach() for piece, _ in here.pieces())]
         sizes = [shape.numel() for shape in shapes]

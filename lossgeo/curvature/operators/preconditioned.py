@@ -7,7 +7,7 @@ from typing import Self, final
 import torch
 from pydantic import Field, model_validator
 
-from lossgeo.curvature.local_loss import Neighborhood
+from lossgeo.curvature.local_loss import LocalLoss
 from lossgeo.curvature.operators import Operator
 from lossgeo.curvature.operators.hessian import Hessian
 from lossgeo.curvature.spectral.linear_operator import Contributions, LinearOperator
@@ -33,7 +33,7 @@ class Preconditioned(Operator):
             raise ValueError(f"{self.of.component_name()} is no map of the parameters, so it has no preconditioner")
         return self
 
-    def at(self, here: Neighborhood) -> LinearOperator:
+    def at(self, here: LocalLoss) -> LinearOperator:
         scale = here.block(here.point.preconditioner().to(here.dtype)).rsqrt()
         inner = self.of.at(here)
 

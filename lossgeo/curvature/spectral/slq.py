@@ -47,7 +47,7 @@ class Mean:
 
 
 @dataclass(frozen=True)
-class Density:
+class Quadrature:
     """Nodes and weights, M in all: tr f(A) / P is estimated by the sum of weight * f(node) for each vector.
 
     The weights of a vector are not negative and sum to 1. `known` nodes are eigenvalues that were taken out; each has
@@ -112,7 +112,7 @@ def density(
     generator: torch.Generator,
     known: Eigenpairs | None = None,
     first: Krylov | None = None,
-) -> Density:
+) -> Quadrature:
     """Lanczos from `vectors` random directions u, `steps` steps each: e_1' f(T) e_1 = sum w f(x) for u'f(A)u.
 
     Gauss quadrature of the measure that u puts on the eigenvalues: T = S diag(x) S', w = (first row of S)^2, exact for
@@ -145,7 +145,7 @@ def density(
         nodes.append(np.concatenate([values, x]))
         weights.append(np.concatenate([np.ones(len(values)), unknown * w]) / operator.size)
     order = [np.argsort(of_vector, kind="stable") for of_vector in nodes]
-    return Density(
+    return Quadrature(
         vector=np.repeat(np.arange(vectors), [len(of_vector) for of_vector in nodes]),
         node=np.concatenate([of_vector[i] for of_vector, i in zip(nodes, order, strict=True)]),
         weight=np.concatenate([of_vector[i] for of_vector, i in zip(weights, order, strict=True)]),

@@ -117,16 +117,16 @@ class Rule:
 
 
 @dataclass(frozen=True)
-class Density:
+class SpectralDensity:
     """The spectrum of an operator of dimension `size`: eigenvalues that are known, and rules over the rest, if any."""
 
     size: int
     known: Vector
     rules: tuple[Rule, ...]
-    parts: tuple[Density, ...] = ()  # over disjoint parts of the examples, where these are not all
+    parts: tuple[SpectralDensity, ...] = ()  # over disjoint parts of the examples, where these are not all
 
     @staticmethod
-    def read(rows: pd.DataFrame | Sequence[Mapping[str, Any]]) -> Density:
+    def read(rows: pd.DataFrame | Sequence[Mapping[str, Any]]) -> SpectralDensity:
         """From the rows of one measurement, of one group of parameters."""
         columns = pd.DataFrame(rows)
         size = int(columns["size"].iloc[0])
@@ -134,14 +134,14 @@ class Density:
         node, weight = columns["node"].to_numpy(float), columns["weight"].to_numpy(float)
         known = columns["known"].to_numpy(bool)
 
-        def of(number: int, parts: tuple[Density, ...] = ()) -> Density:
+        def of(number: int, parts: tuple[SpectralDensity, ...] = ()) -> SpectralDensity:
             mine = part == number
             vectors = [mine & (vector == which) for which in np.unique(vector[mine])]
             taken = np.sort(node[vectors[0] & known])
             spectra = [(node[chosen & ~known], weight[chosen & ~known]) for chosen in vectors]
             if all(len(nodes) >= size - len(taken) for nodes, _ in spectra):  # as many steps as there are dimensions
-                return Density(size, np.sort(np.concatenate([taken, spectra[0][0]])), (), parts)
-            return Density(size, taken, _rules(spectra), parts)
+                return SpectralDensity(size, np.sort(np.concatenate([taken, spectra[0][0]])), (), parts)
+            return SpectralDensity(size, taken, _rules(spectra), parts)
 
         return of(0, tuple(of(number) for number in np.unique(part) if number > 0))
 
@@ -233,7 +233,7 @@ class Density:
 
 def mass(rows: pd.DataFrame | Sequence[Mapping[str, Any]], low: float = -math.inf, high: float = math.inf) -> Share:
     """The share of the eigenvalues in [low, high], from the rows of one measurement."""
-    return Density.read(rows).mass(low, high)
+    return SpectralDensity.read(rows).mass(low, high)
 
 
 class Outliers(NamedTuple):

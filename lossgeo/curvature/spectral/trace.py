@@ -59,7 +59,7 @@ STEPS = 20  # of that space at the most: best at 60 products on two digits netwo
 
 
 @dataclass(frozen=True)
-class Estimate:
+class TraceEstimate:
     """tr A with its standard error and 95% interval, and ||A||_F^2 = tr A^2, which the same products give."""
 
     value: float
@@ -90,7 +90,7 @@ def trace(
     tolerance: float,
     generator: torch.Generator,
     known: Eigenpairs | None = None,
-) -> Estimate:
+) -> TraceEstimate:
     """tr A from at most `vectors` products, fewer once stderr <= tolerance * |value|.
 
     hutchinson       mean of z'Az over random signs z: Var = 2 (||A||_F^2 - sum A_ii^2)
@@ -156,7 +156,7 @@ def _sampled(
     vectors: int,
     tolerance: float,
     generator: torch.Generator,
-) -> Estimate:
+) -> TraceEstimate:
     """tr QAQ' + E z'Bz over random signs z, with B = (I - Q'Q) A (I - Q'Q); the error from the components of z . Bz.
 
     tr A^2 = ||QAQ'||_F^2 + E ||Bz||^2 + 2 E ||Q A (I - Q'Q) z||^2, where the last term is what Q leaks.
@@ -190,10 +190,10 @@ def _sampled(
     low, high = interval(value, stderr, spreads)
     of_squares = (inside.squares + float(np.mean(squares)), _stderr(squares)) if squares else (inside.squares, 0.0)
     products = inside.products + len(spreads)
-    return Estimate(value, stderr, low, high, *of_squares, products, stderr <= tolerance * abs(value), method)
+    return TraceEstimate(value, stderr, low, high, *of_squares, products, stderr <= tolerance * abs(value), method)
 
 
-def _xtrace(operator: LinearOperator, vectors: int, tolerance: float, generator: torch.Generator) -> Estimate:
+def _xtrace(operator: LinearOperator, vectors: int, tolerance: float, generator: torch.Generator) -> TraceEstimate:
     for found in leave_one_out(operator, vectors // 2, generator):
         value, stderr = float(found.traces.mean()), 0.0 if found.exact else _stderr(found.traces)
         converged = stderr <= tolerance * abs(value)
@@ -201,7 +201,7 @@ def _xtrace(operator: LinearOperator, vectors: int, tolerance: float, generator:
             break
     half = 0.0 if found.exact else float(stdtrit(len(found.traces) - 1, 0.975)) * stderr
     squares = float(found.squares.mean()), 0.0 if found.exact else _stderr(found.squares)
-    return Estimate(value, stderr, value - half, value + half, *squares, found.products, converged, "xtrace")
+    return TraceEstimate(value, stderr, value - half, value + half, *squares, found.products, converged, "xtrace")
 
 
 def _signs(operator: LinearOperator, generator: torch.Generator) -> torch.Tensor:

@@ -57,7 +57,7 @@ class Loss(Component):
 
     # --- derivatives by the outputs, without a graph -----------------------------------------------------------------
 
-    def slope(self, outputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def gradient(self, outputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The mean cost and its derivative by the outputs, like outputs."""
         with torch.enable_grad():
             leaf = outputs.detach().requires_grad_()
@@ -65,21 +65,23 @@ class Loss(Component):
         (derivative,) = torch.autograd.grad(loss, leaf)
         return loss.detach(), derivative
 
-    def slopes(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    def gradients(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """The derivative of each.sum() by the outputs, like outputs: row i is that of example i's own cost."""
-        return self.slope(outputs, targets)[1] * self.weight(targets)
+        return self.gradient(outputs, targets)[1] * self.weight(targets)
 
-    def each_and_slopes(self, outputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def each_and_gradients(self, outputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """`each` and `slopes` at once, for a loss that can share work between them; no graph."""
-        return self.each(outputs.detach(), targets), self.slopes(outputs, targets)
+        return self.each(outputs.detach(), targets), self.gradients(outputs, targets)
 
-    def bend(self, outputs: torch.Tensor, targets: torch.Tensor, tangents: torch.Tensor) -> torch.Tensor:
+    def hvp(self, outputs: torch.Tensor, targets: torch.Tensor, tangents: torch.Tensor) -> torch.Tensor:
         """The second derivative of the mean cost by the outputs, times tangents; all like outputs."""
         product = vhp(lambda f: self.mean(f, targets), outputs.detach(), tangents)  # type: ignore[no-untyped-call]
         bent: torch.Tensor = product[1]
         return bent
 
-    def sampled_slopes(self, outputs: torch.Tensor, targets: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    def sampled_gradients(
+        self, outputs: torch.Tensor, targets: torch.Tensor, generator: torch.Generator
+    ) -> torch.Tensor:
         """Random slopes g, like outputs: E g = 0 and E g g' = weight * bend as a matrix over all outputs.
 
         g is the slope at a target drawn from the model's own prediction, times the square root of the true target's

@@ -77,7 +77,7 @@ class CrossEntropy(Loss):
     def weights(self, targets: torch.Tensor) -> torch.Tensor:
         return self._of_targets(targets, torch.float64).reshape(len(targets), -1).sum(1)
 
-    def slope(self, outputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def gradient(self, outputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """dL/df_i = (p_i - e_{y_i}) w_i / W"""
         f, y = _flat(outputs.detach(), targets)
         log_p = functional.log_softmax(f, 1)
@@ -89,7 +89,7 @@ class CrossEntropy(Loss):
         slope = _minus_one(log_p.exp_(), y.clamp(min=0)).mul_((weights / total)[:, None])
         return loss, _like(slope, outputs)
 
-    def slopes(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    def gradients(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """(p_i - e_{y_i}) w_i"""
         f, y = _flat(outputs.detach(), targets)
         slopes = _minus_one(functional.softmax(f, 1), y.clamp(min=0))
@@ -97,7 +97,7 @@ class CrossEntropy(Loss):
             slopes.mul_(self._weighed(f, y)[0][:, None])
         return _like(slopes, outputs)
 
-    def each_and_slopes(self, outputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def each_and_gradients(self, outputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         f, y = _flat(outputs.detach(), targets)
         # class by class: over rows as short as these, torch takes ten times as long
         log_p = functional.log_softmax(f.T.contiguous(), 0)
@@ -109,7 +109,7 @@ class CrossEntropy(Loss):
             costs, slopes = costs * weights, slopes.mul_(weights[:, None])
         return costs.view(len(outputs), -1).sum(1), _like(slopes, outputs)
 
-    def bend(self, outputs: torch.Tensor, targets: torch.Tensor, tangents: torch.Tensor) -> torch.Tensor:
+    def hvp(self, outputs: torch.Tensor, targets: torch.Tensor, tangents: torch.Tensor) -> torch.Tensor:
         """(diag(p_i) - p_i p_i') u_i w_i / W"""
         f, y = _flat(outputs.detach(), targets)
         p, u = functional.softmax(f, 1), tangents.reshape(f.shape)
@@ -119,7 +119,9 @@ class CrossEntropy(Loss):
         weights, total = self._weighed(f, y)
         return _like(bent.mul_((weights / total)[:, None]), outputs)
 
-    def sampled_slopes(self, outputs: torch.Tensor, targets: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    def sampled_gradients(
+        self, outputs: torch.Tensor, targets: torch.Tensor, generator: torch.Generator
+    ) -> torch.Tensor:
         """(p_i - e_y) sqrt(w_i) with y ~ p_i: E g_i g_i' = (diag(p_i) - p_i p_i') w_i"""
         f, y = _flat(outputs.detach(), targets)
         p = functional.softmax(f, 1)

@@ -46,20 +46,22 @@ class MSE(Loss):
     def weights(self, targets: torch.Tensor) -> torch.Tensor:
         return targets.new_full(targets.shape[:1], _rows(targets[0]), dtype=torch.float64)
 
-    def slope(self, outputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def gradient(self, outputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """dL/df_i = (f_i - y_i) / B"""
         f = outputs.detach()
         return self.mean(f, targets), (f - targets).mul_(1 / _rows(f))
 
-    def slopes(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    def gradients(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """f_i - y_i"""
         return outputs.detach() - targets
 
-    def bend(self, outputs: torch.Tensor, targets: torch.Tensor, tangents: torch.Tensor) -> torch.Tensor:
+    def hvp(self, outputs: torch.Tensor, targets: torch.Tensor, tangents: torch.Tensor) -> torch.Tensor:
         """u_i / B"""
         return tangents / _rows(outputs)
 
-    def sampled_slopes(self, outputs: torch.Tensor, targets: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    def sampled_gradients(
+        self, outputs: torch.Tensor, targets: torch.Tensor, generator: torch.Generator
+    ) -> torch.Tensor:
         """f_i - y with y ~ N(f_i, 1): standard normal numbers."""
         uniform = torch.rand(outputs.shape, generator=generator, device=generator.device, dtype=torch.float64)
         # by the quantile function: one number draws one, so the draws do not depend on how examples are chunked, as

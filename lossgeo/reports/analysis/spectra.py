@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lossgeo.curvature.spectral.spectral_density import Density, Outliers, outliers
+from lossgeo.curvature.spectral.spectral_density import Outliers, SpectralDensity, outliers
 from lossgeo.reports import Row, plain
 from lossgeo.reports.analysis.study import RunData
 
@@ -43,8 +43,8 @@ class Measured:
         return rows.sort_values("rank", kind="stable")
 
     @cached_property
-    def density(self) -> Density | None:
-        return Density.read(self.nodes) if len(self.nodes) else None
+    def density(self) -> SpectralDensity | None:
+        return SpectralDensity.read(self.nodes) if len(self.nodes) else None
 
     @cached_property
     def top(self) -> list[float]:

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from lossgeo.curvature.spectral.spectral_density import Density
+from lossgeo.curvature.spectral.spectral_density import SpectralDensity
 from lossgeo.reports import label
 from lossgeo.reports.analysis.spectra import Measured
 from lossgeo.reports.analysis.study import Study
@@ -166,7 +166,7 @@ def _draw_decades(axis: Axes, lines: Sequence[Line], every: Sequence[Line], near
     axis.set_xlabel("$\\lambda$", fontsize=9, color=_figure.INK)
 
 
-def _resolved(density: Density, bottom: int, top: int) -> float:
+def _resolved(density: SpectralDensity, bottom: int, top: int) -> float:
     """The decade, to a quarter, down to which the nodes tell where the mass lies."""
     steps = np.arange(bottom, top, 0.25)
     return next((float(step) for step in steps if density.open(10.0**step) <= OPEN), float(top))

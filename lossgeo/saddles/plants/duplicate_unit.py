@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 from scipy.optimize import minimize
 from torch import nn
 
-from lossgeo.curvature.local_loss import Neighborhood
+from lossgeo.curvature.local_loss import LocalLoss
 from lossgeo.curvature.operators.hessian import Hessian
 from lossgeo.curvature.spectral.linear_operator import LinearOperator
 from lossgeo.errors import UsageError
@@ -176,7 +176,7 @@ def _trained(landscape: Landscape) -> Trained | None:
         return landscape.mean_gradient(theta, landscape.train)
 
     def hessian(theta: torch.Tensor) -> LinearOperator:
-        return Hessian().at(Neighborhood(landscape, Point(0, theta, {}), landscape.train))
+        return Hessian().at(LocalLoss(landscape, Point(0, theta, {}), landscape.train))
 
     down = minimize(value, landscape.start().numpy(), jac=True, method="BFGS", options={"gtol": 1e-7})
     theta = LevenbergMarquardt().search(gradient, hessian, torch.from_numpy(down.x), 0.01 * CRITICAL).theta.clone()

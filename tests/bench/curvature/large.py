@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lossgeo.curvature.local_loss import Neighborhood
+from lossgeo.curvature.local_loss import LocalLoss
 from lossgeo.curvature.operators.hessian import Hessian
 from lossgeo.curvature.spectral.krylov import Krylov, direction
 from lossgeo.curvature.spectral.lanczos import lanczos
@@ -38,7 +38,7 @@ def large() -> dict[str, Any]:
     task = Task(WORKLOADS["b"].shape, 10, "classes")
     landscape = Landscape(module, CrossEntropy(), task, examples, examples.rows(slice(2)))
     begin = time.perf_counter()
-    here = Neighborhood(landscape, Point(0, landscape.start(), {}), examples, memory=MEMORY * 2**30)
+    here = LocalLoss(landscape, Point(0, landscape.start(), {}), examples, memory=MEMORY * 2**30)
     operator = Hessian().at(here)
     stream = generator(0, "bench")
     ends = lanczos(Krylov(operator, direction(operator, stream)), 10, 0, 1e-3, 1000, stream, operator.room)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from lossgeo.curvature.local_loss import Neighborhood
+from lossgeo.curvature.local_loss import LocalLoss
 from lossgeo.curvature.operators.hessian import Hessian
 from lossgeo.curvature.spectral.krylov import Krylov, direction
 from lossgeo.curvature.spectral.lanczos import Eigenpairs, lanczos
@@ -34,7 +34,7 @@ class Lossgeo(Contestant):
 
     def _operator(self, landscape: Landscape) -> LinearOperator:
         point = Point(0, landscape.start(), {})
-        return Hessian().at(Neighborhood(landscape, point, landscape.train))
+        return Hessian().at(LocalLoss(landscape, point, landscape.train))
 
     def product(self) -> Callable[[], object]:
         operator = self._operator(self._landscape())

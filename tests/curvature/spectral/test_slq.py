@@ -9,13 +9,15 @@ import pytest
 import torch
 
 from lossgeo.curvature.spectral.krylov import Krylov, combine, direction
-from lossgeo.curvature.spectral.slq import Density, density
+from lossgeo.curvature.spectral.slq import Quadrature, density
 from tests.support.spectra import largest, matrix, operator, stream
 
 PARTED = np.concatenate([-np.linspace(0.5, 1, 40), np.linspace(0.2, 1, 100), [3.0, 4.0, 5.0]])
 
 
-def measured(a: torch.Tensor, steps: int, vectors: int, seed: int = 0, known: SimpleNamespace | None = None) -> Density:
+def measured(
+    a: torch.Tensor, steps: int, vectors: int, seed: int = 0, known: SimpleNamespace | None = None
+) -> Quadrature:
     of = operator(a)
     found = density(of, steps, vectors, stream(seed), known)
     assert found.products == of.products <= steps * vectors
@@ -23,7 +25,7 @@ def measured(a: torch.Tensor, steps: int, vectors: int, seed: int = 0, known: Si
     return found
 
 
-def require_quadratures(found: Density, vectors: int) -> None:
+def require_quadratures(found: Quadrature, vectors: int) -> None:
     assert (np.unique(found.vector) == np.arange(vectors)).all()
     assert (found.weight >= 0).all()
     assert found.sums(np.ones(len(found.node))) == pytest.approx(1.0, abs=1e-12)

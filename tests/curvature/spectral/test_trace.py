@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from lossgeo.curvature.spectral.trace import ENOUGH, FEWEST, STEPS, Estimate, trace
+from lossgeo.curvature.spectral.trace import ENOUGH, FEWEST, STEPS, TraceEstimate, trace
 from tests.support.spectra import largest, matrix, operator, stream
 
 METHODS = ["hutchinson", "deflated", "hutch_plus_plus", "xtrace"]
@@ -30,7 +30,7 @@ def estimated(
     tolerance: float = 0.0,
     seed: int = 0,
     known: SimpleNamespace | None = None,
-) -> Estimate:
+) -> TraceEstimate:
     of = operator(a)
     found = trace(of, method, vectors, tolerance, stream(seed), known)
     assert found.products == of.products <= vectors
