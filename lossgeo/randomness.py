@@ -45,10 +45,17 @@ class Noise:
         self._step = 0
         self._blocks: dict[tuple[int, int], tuple[int, torch.Tensor, torch.Tensor]] = {}
         self._call = 0
+        self._masks: int | None = None
 
     def begin(self, step: int) -> None:
         """What is drawn from now on is that of a step."""
-        self._step, self._call = step, 0
+        self._step, self._call, self._masks = step, 0, None
+
+    def masks(self) -> int:
+        """The seed of what layers draw: one number a step, however often it is asked for."""
+        if self._masks is None:
+            self._masks = int(torch.randint(2**62, (), generator=self.layers))
+        return self._masks
 
     def normal(self, size: int) -> torch.Tensor:
         """Standard Gaussian numbers, float64, new ones at every call of a step: (size,), or (trials, size)."""

@@ -14,6 +14,7 @@ import torch
 from lossgeo.curvature.graphs import Graphs
 from lossgeo.curvature.local_loss import LocalLoss, Pieces
 from lossgeo.curvature.spectral.linear_operator import Contributions, LinearOperator
+from lossgeo.landscapes.landscape import total
 from lossgeo.landscapes.task import Examples
 
 
@@ -71,11 +72,10 @@ class Sandwich:
         self.chunks = jacobians(here)
 
     def matvec(self, vector: torch.Tensor) -> torch.Tensor:
-        total = torch.zeros_like(vector)
-        for number, (jacobian, again) in enumerate(self.chunks):
-            bent = self.middle(jacobian, number, jacobian.push(vector))
-            total += jacobian.pull(bent, again)
-        return total
+        return total(
+            jacobian.pull(self.middle(jacobian, number, jacobian.push(vector)), again)
+            for number, (jacobian, again) in enumerate(self.chunks)
+        )
 
     def contributions(self, vectors: torch.Tensor) -> Contributions:
         """(J v)_i' B_i (J v)_i, at about the price of half a product for each vector."""

@@ -16,7 +16,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lossgeo.curvature.memory import memory_budget
 from lossgeo.errors import UsageError
-from lossgeo.landscapes.landscape import BatchNormMode, Landscape, flattened
+from lossgeo.landscapes.flat_module import BatchNormMode, flattened
+from lossgeo.landscapes.landscape import Landscape, total
 from lossgeo.landscapes.point import Point
 from lossgeo.landscapes.repeatability import require_repeatable
 from lossgeo.landscapes.task import Examples
@@ -31,6 +32,9 @@ class LocalLoss:
     the block's parameters (default: all), vectors (P,) follow their order. `dtype` is at least float32, since second
     derivatives in bfloat16 have no correct digit; theta in bfloat16 is exact in it. `memory` is what graphs and vectors
     may take, in bytes (default: half of what is free).
+
+    With `masks`, a seed, it is the loss as training sees it: layers draw from that seed, batch norms that train use the
+    examples' own statistics.
 
     `gradient_seconds` is the price of one gradient of the loss over the examples.
 
@@ -49,12 +53,14 @@ class LocalLoss:
         names: Sequence[str] | None = None,
         dtype: torch.dtype | None = None,
         memory: int | None = None,
+        masks: int | None = None,
     ) -> None:
         self.landscape = landscape
         self.loss = landscape.loss
         self.point = point
         self.examples = examples
         self.batch_norm: BatchNormMode = batch_norm
+        self.masks = masks
         self.dtype = dtype or torch.promote_types(landscape.dtype, torch.float32)
         self.device = landscape.device
         self.theta = point.theta.to(self.dtype)
@@ -73,11 +79,13 @@ class LocalLoss:
 
     def _repeatable(self) -> float:
         """Whether the model gives the same twice is asked once; the answer is the price of a gradient."""
-        known, key = self.landscape.gradient_seconds, (self.examples.size, self.batch_norm, self.dtype, self.names)
-        if key not in known:
+        mode = self.batch_norm if self.masks is None else "training"
+
+        def measured() -> float:
             first, _ = next(self.pieces())
-            known[key] = require_repeatable(self.landscape, self.gradient, lambda: self.outputs(first.inputs))
-        return known[key]
+            return require_repeatable(self.landscape, self.gradient, lambda: self.outputs(first.inputs))
+
+        return self.landscape.gradient_price((self.examples.size, mode, self.dtype, self.names), measured)
 
     def require_current(self) -> None:
         """Go back to the point, or refuse where it has moved.
@@ -88,7 +96,7 @@ class LocalLoss:
         if self.point.theta._version != self._version:
             raise ValueError("theta has changed since its neighborhood was taken; take it again at the new point")
         # kept graphs read the module's own parameters, and another theta may have been asked for in between
-        self.landscape.go_to(self.theta)
+        self.landscape.flat.go_to(self.theta)
 
     def first(self, examples: int) -> LocalLoss:
         """The same over the first examples alone; with batch statistics, which are those of all, over all of them."""
@@ -110,8 +118,12 @@ class LocalLoss:
     # --- values with their graphs ------------------------------------------------------------------------------------
 
     def pieces(self, skip: int = 0) -> Iterator[tuple[Examples, float]]:
-        """The examples in chunks, each with its share of the mean, without the first `skip` chunks."""
-        for piece, share in itertools.islice(self.landscape.chunks(self.examples, self.batch_norm), skip, None):
+        """The examples in chunks, each with its share of the mean, without the first `skip` chunks.
+
+        A batch as it is trained on is one chunk: its masks and its statistics belong to the whole.
+        """
+        chunks = self.landscape.chunks(self.examples, self.batch_norm, whole=self.masks is not None)
+        for piece, share in itertools.islice(chunks, skip, None):
             inputs, targets = (t.to(self.dtype) if t.is_floating_point() else t for t in piece)
             yield Examples(inputs, targets), share
 
@@ -119,17 +131,26 @@ class LocalLoss:
         """The model's outputs (B, ..., C) with their graph, in measuring mode, here or at another theta."""
         here = self.theta if theta is None else theta
         # torch's fused attention kernels have no second derivative; the same formula in plain operations has
-        with self.landscape.measuring(here, self.batch_norm), sdpa_kernel(SDPBackend.MATH), torch.enable_grad():
+        lent = self.landscape.flat.measuring(here, self.batch_norm, self.masks)
+        with lent, sdpa_kernel(SDPBackend.MATH), torch.enable_grad():
             outputs: torch.Tensor = self.landscape.module(inputs)
         return outputs
 
     def gradient(self, theta: torch.Tensor | None = None) -> torch.Tensor:
         """The gradient (P,) of the loss on all the examples, here or at another theta; costs one gradient."""
-        total = torch.zeros(self.size, dtype=self.dtype, device=self.device)
-        for piece, share in self.pieces():
+
+        def part(piece: Examples, share: float) -> torch.Tensor:
             loss = share * self.loss.mean(self.outputs(piece.inputs, theta), piece.targets)
-            total += self.flat(self.derivatives((loss,)))
-        return total
+            return self.flat(self.derivatives((loss,)))
+
+        return total(part(*chunk) for chunk in self.pieces())
+
+    @torch.no_grad()
+    def value(self) -> float:
+        """The loss on all the examples; costs a forward pass."""
+        return total(
+            share * float(self.loss.mean(self.outputs(piece.inputs), piece.targets)) for piece, share in self.pieces()
+        )
 
     # --- derivatives by the block ------------------------------------------------------------------------------------
 
@@ -172,6 +193,13 @@ class LocalLoss:
     def block(self, whole: torch.Tensor) -> torch.Tensor:
         """The block's part (P,) of a vector over all parameters."""
         return torch.cat([whole[where] for where in self._where])
+
+    def embedded(self, vector: torch.Tensor) -> torch.Tensor:
+        """A vector (P,) of the block as one over all parameters, zero elsewhere."""
+        whole = torch.zeros_like(self.theta)
+        for where, piece in zip(self._where, torch.split(vector, self._sizes), strict=True):
+            whole[where] = piece
+        return whole
 
     def moved(self, displacement: torch.Tensor) -> torch.Tensor:
         """theta, the learning part of its block displaced by a vector (P,); a new tensor over all parameters."""

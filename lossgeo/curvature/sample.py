@@ -11,7 +11,8 @@ from lossgeo.curvature.memory import memory_budget
 from lossgeo.curvature.operators import Operator
 from lossgeo.curvature.spectral.krylov import Krylov, direction
 from lossgeo.curvature.spectral.linear_operator import LinearOperator
-from lossgeo.landscapes.landscape import BatchNormMode, Landscape
+from lossgeo.landscapes.flat_module import BatchNormMode
+from lossgeo.landscapes.landscape import Landscape
 from lossgeo.landscapes.point import Point
 
 

@@ -1,10 +1,14 @@
-"""A point of zero gradient that is known in advance, and what theory says of points like it."""
+"""A critical point that is known in advance, and what theory says of points like it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
+
+SAME = 1e-6  # distance of two points up to which they are one
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,3 +33,35 @@ class Theory:
 
     loss: float
     index: float  # a whole number where the point is known, a mean where points of its kind are
+
+
+class Knowledge:
+    """What is known of a landscape before anything is measured.
+
+    `owner` names it in messages. `find` lists the critical points at which trials may begin; it is called when they are
+    first asked for. `theory` gives what is known of a point like one of this loss and index, the points aside.
+    """
+
+    def __init__(
+        self,
+        owner: str = "the model",
+        find: Callable[[], Iterable[CriticalPoint]] = tuple,
+        theory: Callable[[float, float], Theory | None] | None = None,
+    ) -> None:
+        self.owner = owner
+        self._find = find
+        self._theory = theory
+
+    @cached_property
+    def points(self) -> Sequence[CriticalPoint]:
+        """The critical points at which trials may begin, in an order that stays."""
+        return tuple(self._find())
+
+    def theory(self, theta: torch.Tensor, loss: float, index: float) -> Theory | None:
+        """What is known of a critical point at theta (P,) of this loss and index; None: nothing."""
+        if self._theory is not None:
+            return self._theory(loss, index)
+        for point in self.points:
+            if float(torch.linalg.vector_norm(theta.double() - point.theta.to(theta.device))) <= SAME:
+                return Theory(point.loss, point.index)
+        return None

@@ -2,17 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import torch
+
+Map = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Preconditioner:
+    """D of a step theta <- theta - lr D^-1 m, a symmetric positive map of vectors (P,) known by its products.
+
+    `inverse_root` is D^-1/2: curvature as the optimizer meets it is D^-1/2 A D^-1/2.
+    """
+
+    product: Map
+    inverse_root: Map
+
+    @classmethod
+    def diagonal(cls, d: torch.Tensor) -> Self:
+        """The map that multiplies coordinate by coordinate with d (P,)."""
+        return cls(lambda v: v * d.to(v), lambda v: v * d.to(v).rsqrt())
 
 
 class Preconditions(Protocol):
     """The optimizer, as far as a measurement needs it."""
 
-    def preconditioner(self, theta: torch.Tensor, state: dict[str, torch.Tensor]) -> torch.Tensor:
-        """The diagonal D (P,) of its step theta <- theta - lr D^-1 m."""
+    def preconditioner(self, theta: torch.Tensor, state: dict[str, torch.Tensor]) -> Preconditioner:
+        """D of its step theta <- theta - lr D^-1 m."""
 
 
 @dataclass
@@ -36,8 +55,8 @@ class Point:
         state = {name: t[number] if t.ndim else t for name, t in self.state.items()}
         return Point(self.step, self.theta[number].clone(), state, self.optimizer, self.last)
 
-    def preconditioner(self) -> torch.Tensor:
-        """The diagonal D (P,) of the optimizer's step theta <- theta - lr D^-1 m.
+    def preconditioner(self) -> Preconditioner:
+        """D of the optimizer's step theta <- theta - lr D^-1 m.
 
         Raises:
             ValueError: no optimizer is known here, or it has not taken a step yet.

@@ -29,7 +29,7 @@ def require_repeatable(
     Raises:
         ValueError: the gradients differ, or a buffer moves; names the layer.
     """
-    before = landscape.buffers()
+    before = landscape.flat.buffers()
     begin = time.perf_counter()
     first = gradient()
     seconds = time.perf_counter() - begin
@@ -37,9 +37,9 @@ def require_repeatable(
     begin = time.perf_counter()
     second = gradient()
     seconds = min(seconds, time.perf_counter() - begin)  # the first one may have had to warm up
-    moved = [name for name, b in landscape.buffers().items() if not torch.equal(b, before[name])]
+    moved = [name for name, b in landscape.flat.buffers().items() if not torch.equal(b, before[name])]
     if moved:
-        landscape.restore(before)
+        landscape.flat.restore(before)
         raise ValueError(
             f"the model changes its buffer {moved[0]!r} while it is measured, as a batch norm in training mode does; "
             "let the layer follow model.eval(), or use `batch_norm: batch`"

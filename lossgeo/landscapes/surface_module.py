@@ -36,7 +36,7 @@ def surface_data(surface: Surface) -> Data:
 
 
 @final
-class Value(Loss):
+class SurfaceLoss(Loss):
     """The mean of the outputs; targets do not matter."""
 
     accepts: ClassVar[tuple[Targets, ...]] = ("values",)

@@ -7,7 +7,7 @@ product for each layer where autograd would make a graph a trial.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
@@ -16,9 +16,9 @@ from torch.func import functional_call, grad_and_value, vmap
 
 from lossgeo.landscapes.backprop import BACKWARD, FORWARD, chain_layers
 from lossgeo.landscapes.losses import Loss
-from lossgeo.landscapes.surface_module import SurfaceModule
 from lossgeo.landscapes.task import Examples
 
+Formula = Callable[[torch.Tensor], torch.Tensor]  # theta (..., P) -> losses (...)
 Losses = torch.Tensor  # (R,)
 Gradients = torch.Tensor  # (R, P)
 
@@ -27,10 +27,10 @@ class Vectorized(ABC):
     """One landscape seen from R points theta (R, P), each with a batch of its own: inputs and targets (R, B, ...)."""
 
     @staticmethod
-    def of(module: nn.Module, loss: Loss, examples: int) -> Vectorized:
-        """The fastest one for a module; `examples`: how many there are in all."""
-        if isinstance(module, SurfaceModule):
-            return VectorizedSurface(module, examples)
+    def of(module: nn.Module, loss: Loss, formula: Formula | None, examples: int) -> Vectorized:
+        """The fastest one for a module, or for a formula of theta; `examples`: how many there are in all."""
+        if formula is not None:
+            return VectorizedFormula(formula, examples)
         layers = chain_layers(module)
         return VectorizedModule(module, loss) if layers is None else VectorizedChain(layers, loss)
 
@@ -39,17 +39,20 @@ class Vectorized(ABC):
         """Losses (R,) and gradients (R, P); costs R gradients over the batch."""
 
 
-class VectorizedSurface(Vectorized):
-    """A surface: rows do not see each other, so the sum of all values has every gradient in one pass."""
+class VectorizedFormula(Vectorized):
+    """A formula of theta: rows do not see each other, so the sum of all values has every gradient in one pass.
 
-    def __init__(self, module: SurfaceModule, examples: int) -> None:
-        self.surface = module.surface
+    The inputs of an example are its tilt, which adds theta . tilt to the value.
+    """
+
+    def __init__(self, formula: Formula, examples: int) -> None:
+        self.formula = formula
         self.examples = examples
 
     def gradient(self, theta: torch.Tensor, batch: Examples) -> tuple[Losses, Gradients]:
         with torch.enable_grad():
             leaf = theta.detach().requires_grad_()
-            values = self.surface.value(leaf)
+            values = self.formula(leaf)
         # torch.autograd.grad without the checks of its arguments
         (gradient,) = _engine_run_backward(
             (values,), (torch.ones_like(values),), False, False, (leaf,), False, accumulate_grad=False

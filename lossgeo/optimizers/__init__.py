@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from pydantic import Field
 
 from lossgeo.components.component import Component
-from lossgeo.landscapes.landscape import Landscape
-from lossgeo.landscapes.task import Examples
-from lossgeo.randomness import Noise
+from lossgeo.curvature.batch_loss import BatchLoss
+from lossgeo.landscapes.point import Preconditioner
 
 State = dict[str, torch.Tensor]
 
@@ -39,23 +38,17 @@ class Optimizer(Component):
     Of trials, every tensor of the state has a first dimension R, or none.
     """
 
+    takes_trials: ClassVar[bool] = True  # whether theta may be (R, P); one that asks for curvature sets it to False
+
     lr: float = Field(ge=0, description="base learning rate; the schedule multiplies it")
 
     @abstractmethod
-    def init(self, landscape: Landscape, theta: torch.Tensor) -> State:
+    def init(self, loss: BatchLoss, theta: torch.Tensor) -> State:
         """The state before the first step: tensors only, so that a checkpoint holds all of it."""
 
     @abstractmethod
-    def step(
-        self,
-        landscape: Landscape,
-        batch: Examples,
-        theta: torch.Tensor,
-        state: State,
-        lr: float,
-        noise: Noise,
-    ) -> Step:
-        """One step with learning rate `lr` (the schedule is already in it); what it draws comes from `noise`.
+    def step(self, loss: BatchLoss, theta: torch.Tensor, state: State, lr: float) -> Step:
+        """One step with learning rate `lr` (the schedule is already in it) on the loss of its batch.
 
         The result depends on the arguments alone. The tensors of `theta` and `state` are handed over: the step may
         write into them and return them, and the caller goes on with what is returned.
@@ -69,10 +62,10 @@ class Optimizer(Component):
         """The rate r of dx/dt = -r gradient that it follows where the gradient is small; None where no theory says."""
         return None
 
-    def preconditioner(self, theta: torch.Tensor, state: State) -> torch.Tensor:
-        """The diagonal D (P,) by which the next step divides: theta <- theta - lr D^-1 m. One for plain descent.
+    def preconditioner(self, theta: torch.Tensor, state: State) -> Preconditioner:
+        """D in the step theta <- theta - lr D^-1 m. The identity for plain descent.
 
         Raises:
             ValueError: no step has been taken yet, so that D is not known.
         """
-        return torch.ones_like(theta)
+        return Preconditioner.diagonal(torch.ones_like(theta))

@@ -13,10 +13,9 @@ from typing import Annotated, Any
 import torch
 from pydantic import Field
 
-from lossgeo.landscapes.landscape import Landscape
-from lossgeo.landscapes.task import Examples
+from lossgeo.curvature.batch_loss import BatchLoss
+from lossgeo.landscapes.point import Preconditioner
 from lossgeo.optimizers import Optimizer, State, Step
-from lossgeo.randomness import Noise
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
@@ -36,7 +35,7 @@ class Moments(Optimizer):
     def _update(self, *vectors: list[torch.Tensor], **numbers: Any) -> None:
         """One update in place, arguments as of torch._fused_adam_: where weight decay acts is all that differs."""
 
-    def init(self, landscape: Landscape, theta: torch.Tensor) -> State:
+    def init(self, loss: BatchLoss, theta: torch.Tensor) -> State:
         state = {
             # the fused kernels on accelerators read the counter as float32; it counts exactly up to 2^24 steps, where
             # both bias corrections have long been 1
@@ -48,16 +47,8 @@ class Moments(Optimizer):
             state["max_exp_avg_sq"] = torch.zeros_like(theta)
         return state
 
-    def step(
-        self,
-        landscape: Landscape,
-        batch: Examples,
-        theta: torch.Tensor,
-        state: State,
-        lr: float,
-        noise: Noise,
-    ) -> Step:
-        loss, gradient = landscape.gradient(theta, batch, noise.layers)
+    def step(self, loss: BatchLoss, theta: torch.Tensor, state: State, lr: float) -> Step:
+        value, gradient = loss.gradient(theta)
         beta1, beta2 = self.betas
         state["step"].add_(1)
         self._update(
@@ -75,9 +66,9 @@ class Moments(Optimizer):
             amsgrad=self.amsgrad,
             maximize=False,
         )
-        return Step(theta, state, loss, gradient)
+        return Step(theta, state, value, gradient)
 
-    def preconditioner(self, theta: torch.Tensor, state: State) -> torch.Tensor:
+    def preconditioner(self, theta: torch.Tensor, state: State) -> Preconditioner:
         """D = (1 - beta1^t) (sqrt(v / (1 - beta2^t)) + eps), after t steps.
 
         Source: Cohen et al. 2022, "Adaptive gradient methods at the edge of stability", equation 2.
@@ -87,4 +78,4 @@ class Moments(Optimizer):
         if t == 0:
             raise ValueError("before the first step the preconditioner is not known; probe from a later step on")
         v = state["max_exp_avg_sq"] if self.amsgrad else state["exp_avg_sq"]
-        return ((v / (1 - beta2**t)).sqrt() + self.eps) * (1 - beta1**t)
+        return Preconditioner.diagonal(((v / (1 - beta2**t)).sqrt() + self.eps) * (1 - beta1**t))

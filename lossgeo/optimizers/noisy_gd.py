@@ -7,10 +7,8 @@ from typing import final
 import torch
 from pydantic import Field
 
-from lossgeo.landscapes.landscape import Landscape
-from lossgeo.landscapes.task import Examples
+from lossgeo.curvature.batch_loss import BatchLoss
 from lossgeo.optimizers import Optimizer, State, Step
-from lossgeo.randomness import Noise
 
 
 @final
@@ -27,14 +25,12 @@ class NoisyGD(Optimizer):
     lr: float = Field(default=1e-2, ge=0, description="base learning rate; the schedule multiplies it")
     noise: float = Field(default=1.0, ge=0, description="length of the vector that is added to the gradient")
 
-    def init(self, landscape: Landscape, theta: torch.Tensor) -> State:
+    def init(self, loss: BatchLoss, theta: torch.Tensor) -> State:
         return {}
 
-    def step(
-        self, landscape: Landscape, batch: Examples, theta: torch.Tensor, state: State, lr: float, noise: Noise
-    ) -> Step:
-        loss, gradient = landscape.gradient(theta, batch, noise.layers)
-        normal = noise.normal(theta.shape[-1]).to(theta)
+    def step(self, loss: BatchLoss, theta: torch.Tensor, state: State, lr: float) -> Step:
+        value, gradient = loss.gradient(theta)
+        normal = loss.normal(theta.shape[-1]).to(theta)
         sphere = normal / torch.linalg.vector_norm(normal, dim=-1, keepdim=True)
         theta.sub_(gradient, alpha=lr).sub_(sphere, alpha=lr * self.noise)
-        return Step(theta, state, loss, gradient)
+        return Step(theta, state, value, gradient)

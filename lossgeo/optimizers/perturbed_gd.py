@@ -14,10 +14,8 @@ import torch
 from pydantic import Field, model_validator
 
 from lossgeo.components.component import Value
-from lossgeo.landscapes.landscape import Landscape
-from lossgeo.landscapes.task import Examples
+from lossgeo.curvature.batch_loss import BatchLoss
 from lossgeo.optimizers import Optimizer, State, Step
-from lossgeo.randomness import Noise
 
 BY_HAND = ("gradient_threshold", "radius", "waiting", "decrease")
 
@@ -97,7 +95,7 @@ class PerturbedGD(Optimizer):
         waiting = math.ceil(chi / c**2 * l / math.sqrt(rho * eps))
         return Constants(small, small / l, waiting, c / chi**3 * math.sqrt(eps**3 / rho))
 
-    def init(self, landscape: Landscape, theta: torch.Tensor) -> State:
+    def init(self, loss: BatchLoss, theta: torch.Tensor) -> State:
         shape = theta.shape[:-1]  # of trials, one for each
         waiting = self.constants(theta.shape[-1]).waiting
         return {
@@ -107,29 +105,27 @@ class PerturbedGD(Optimizer):
             "kicked_loss": torch.zeros(shape, dtype=theta.dtype, device=theta.device),
         }
 
-    def step(
-        self, landscape: Landscape, batch: Examples, theta: torch.Tensor, state: State, lr: float, noise: Noise
-    ) -> Step:
+    def step(self, loss: BatchLoss, theta: torch.Tensor, state: State, lr: float) -> Step:
         threshold, radius, waiting, decrease = self.constants(theta.shape[-1])
-        loss, gradient = landscape.gradient(theta, batch, noise.layers)
+        value, gradient = loss.gradient(theta)
         since = int(state["step"]) - state["kicked"]
         ended = None
         if decrease is not None:
-            ended = (since == waiting) & (loss - state["kicked_loss"] > -decrease)
+            ended = (since == waiting) & (value - state["kicked_loss"] > -decrease)
         kicks = (torch.linalg.vector_norm(gradient, dim=-1) <= threshold) & (since > waiting)
         seen, downhill = gradient, gradient
         if bool(kicks.any()):
             seen = gradient.clone()  # the second gradient may come in the same memory
             state["kicked"] = torch.where(kicks, state["step"].to(kicks.device), state["kicked"])
-            state["kicked_loss"] = torch.where(kicks, loss, state["kicked_loss"])
+            state["kicked_loss"] = torch.where(kicks, value, state["kicked_loss"])
             state["kicked_from"] = torch.where(kicks.unsqueeze(-1), theta, state["kicked_from"])
             # uniform in the ball: the first d coordinates of a uniform point of the sphere in d + 2 dimensions
-            normal = noise.normal(theta.shape[-1] + 2).to(theta)
+            normal = loss.normal(theta.shape[-1] + 2).to(theta)
             ball = (normal / torch.linalg.vector_norm(normal, dim=-1, keepdim=True))[..., :-2]
             theta = torch.where(kicks.unsqueeze(-1), theta + radius * ball, theta)
-            _, downhill = landscape.gradient(theta, batch, noise.layers)
+            _, downhill = loss.gradient(theta)
         theta = theta - lr * downhill
         if ended is not None:
             theta = torch.where(ended.unsqueeze(-1), state["kicked_from"], theta)
         state["step"] = state["step"] + 1
-        return Step(theta, state, loss, seen, ended)
+        return Step(theta, state, value, seen, ended)

@@ -7,10 +7,9 @@ from typing import final
 import torch
 from pydantic import Field
 
-from lossgeo.landscapes.landscape import Landscape
-from lossgeo.landscapes.task import Examples
+from lossgeo.curvature.batch_loss import BatchLoss
+from lossgeo.landscapes.point import Preconditioner
 from lossgeo.optimizers import Optimizer, State, Step
-from lossgeo.randomness import Noise
 
 
 @final
@@ -42,7 +41,7 @@ class RMSprop(Optimizer):
         default=False, description="divide by the standard deviation in place of the root mean square"
     )
 
-    def init(self, landscape: Landscape, theta: torch.Tensor) -> State:
+    def init(self, loss: BatchLoss, theta: torch.Tensor) -> State:
         state = {"square_avg": torch.zeros_like(theta)}
         if self.centered:
             state["grad_avg"] = torch.zeros_like(theta)
@@ -50,16 +49,8 @@ class RMSprop(Optimizer):
             state["momentum_buffer"] = torch.zeros_like(theta)
         return state
 
-    def step(
-        self,
-        landscape: Landscape,
-        batch: Examples,
-        theta: torch.Tensor,
-        state: State,
-        lr: float,
-        noise: Noise,
-    ) -> Step:
-        loss, gradient = landscape.gradient(theta, batch, noise.layers)
+    def step(self, loss: BatchLoss, theta: torch.Tensor, state: State, lr: float) -> Step:
+        value, gradient = loss.gradient(theta)
         g = gradient if self.weight_decay == 0 else gradient.add(theta, alpha=self.weight_decay)
         v = state["square_avg"].mul_(self.alpha).addcmul_(g, g, value=1 - self.alpha)
         if self.centered:
@@ -72,13 +63,13 @@ class RMSprop(Optimizer):
             theta.add_(u, alpha=-lr)
         else:
             theta.addcdiv_(g, scale, value=-lr)
-        return Step(theta, state, loss, gradient)
+        return Step(theta, state, value, gradient)
 
-    def preconditioner(self, theta: torch.Tensor, state: State) -> torch.Tensor:
+    def preconditioner(self, theta: torch.Tensor, state: State) -> Preconditioner:
         """D = sqrt(v) + eps; centered: sqrt(v - a^2) + eps. Momentum is no part of it, as for SGD."""
         v = state["square_avg"]
         if not v.any():
             raise ValueError("before the first step the preconditioner is not known; probe from a later step on")
         if self.centered:
             v = v.addcmul(state["grad_avg"], state["grad_avg"], value=-1)
-        return v.sqrt() + self.eps
+        return Preconditioner.diagonal(v.sqrt() + self.eps)

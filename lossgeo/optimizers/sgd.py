@@ -11,10 +11,8 @@ from typing import Self, final
 import torch
 from pydantic import Field, model_validator
 
-from lossgeo.landscapes.landscape import Landscape
-from lossgeo.landscapes.task import Examples
+from lossgeo.curvature.batch_loss import BatchLoss
 from lossgeo.optimizers import Growth, Optimizer, State, Step
-from lossgeo.randomness import Noise
 
 
 @final
@@ -48,19 +46,11 @@ class SGD(Optimizer):
             raise ValueError("nesterov needs momentum above 0 and dampening 0: set momentum: 0.9, or nesterov: false")
         return self
 
-    def init(self, landscape: Landscape, theta: torch.Tensor) -> State:
+    def init(self, loss: BatchLoss, theta: torch.Tensor) -> State:
         return {}  # the velocity appears with the first gradient; starting it at zero would dampen that one
 
-    def step(
-        self,
-        landscape: Landscape,
-        batch: Examples,
-        theta: torch.Tensor,
-        state: State,
-        lr: float,
-        noise: Noise,
-    ) -> Step:
-        loss, gradient = landscape.gradient(theta, batch, noise.layers)
+    def step(self, loss: BatchLoss, theta: torch.Tensor, state: State, lr: float) -> Step:
+        value, gradient = loss.gradient(theta)
         first = not state
         if first and self.momentum != 0:
             state = {"momentum_buffer": torch.empty_like(theta)}
@@ -76,7 +66,7 @@ class SGD(Optimizer):
             maximize=False,
             is_first_step=first,
         )
-        return Step(theta, state, loss, gradient)
+        return Step(theta, state, value, gradient)
 
     def growth(self, curvature: float, lr: float) -> Growth | None:
         """The larger root of z^2 - (1 + b + k) z + b, k = -lr lambda; for Nesterov, z^2 - (1 + b)(1 + k) z + b (1 + k).

@@ -17,7 +17,7 @@ from lossgeo.components.times import Times
 from lossgeo.errors import UsageError
 from lossgeo.landscapes.landscape import Landscape, Memory
 from lossgeo.landscapes.point import Point
-from lossgeo.randomness import generator, trial_seed
+from lossgeo.randomness import generator
 from lossgeo.tables import Column, Row
 
 COMMON = (
@@ -63,6 +63,11 @@ class Probe(Times, Component):
         return self.key()
 
     @classmethod
+    def table_name(cls) -> str:
+        """The table that the probe fills; probes with the same columns may share one."""
+        return cls.component_name()
+
+    @classmethod
     def table(cls) -> tuple[Column, ...]:
         """The columns of the probe's table, beside those of every table."""
         return (*COMMON, *cls.shared, *cls.columns)
@@ -75,10 +80,8 @@ class Probe(Times, Component):
         return f"{self.component_name()}-{digest}"
 
     @final
-    def measured(self, landscape: Landscape, point: Point, memory: Memory, seed: int) -> Measurement:
-        """Measure; a failure becomes a row with its reason, and the memory stays as it was. Of trials, each in turn."""
-        if point.theta.ndim == 2:
-            return self._measured_trials(landscape, point, memory, seed)
+    def run(self, landscape: Landscape, point: Point, memory: Memory, seed: int) -> Measurement:
+        """Measure at the point of a single run or trial; a failure is a row with its reason, and leaves the memory."""
         begin = time.perf_counter()
         try:
             found = self.measure(landscape, point, memory, generator(seed, self.stream(), point.step))
@@ -87,16 +90,3 @@ class Probe(Times, Component):
         seconds = time.perf_counter() - begin
         shared = {"step": point.step, "replica": 0, "probe": self.key(), "seconds": seconds}
         return found._replace(rows=[shared | row for row in found.rows])
-
-    def _measured_trials(self, landscape: Landscape, point: Point, memory: Memory, seed: int) -> Measurement:
-        rows: list[Row] = []
-        kept: Memory = {}
-        vectors: dict[str, torch.Tensor] = {}
-        for number in range(len(point.theta)):
-            mark = f"trial{number}:"
-            mine = {name.removeprefix(mark): t for name, t in memory.items() if name.startswith(mark)}
-            found = self.measured(landscape, point.trial(number), mine, trial_seed(seed, number))
-            rows += [row | {"replica": number} for row in found.rows]
-            kept |= {mark + name: t for name, t in found.memory.items()}
-            vectors |= {mark + name: t for name, t in found.vectors.items()}
-        return Measurement(rows, kept, vectors)

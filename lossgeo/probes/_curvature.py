@@ -18,7 +18,8 @@ from lossgeo.curvature.operators import Operator
 from lossgeo.curvature.operators.hessian import Hessian
 from lossgeo.curvature.sample import Sample, Settings
 from lossgeo.errors import UsageError
-from lossgeo.landscapes.landscape import BatchNormMode, Landscape, Memory
+from lossgeo.landscapes.flat_module import BatchNormMode
+from lossgeo.landscapes.landscape import Landscape, Memory
 from lossgeo.landscapes.point import Point
 from lossgeo.probes import Measurement, Probe
 from lossgeo.randomness import generator as named_generator
@@ -99,12 +100,12 @@ class CurvatureProbe(Probe):
 
     def check(self, landscape: Landscape) -> None:
         matching(landscape, self.parameters)
-        if landscape.surface is not None:
+        if landscape.formula is not None:
             for part in components(self.operator):
                 if isinstance(part, Operator) and part.of_outputs:
                     raise UsageError(
-                        f"{part.component_name()} needs model outputs; {landscape.surface.component_name()!r} is an "
-                        "analytic surface: use operator: hessian"
+                        f"{part.component_name()} needs model outputs; {landscape.known.owner} is "
+                        "analytic: use operator: hessian"
                     )
 
     @final

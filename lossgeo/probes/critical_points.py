@@ -157,10 +157,7 @@ class CriticalPoints(CurvatureProbe):
     def _classified(
         self, here: LocalLoss, operator: LinearOperator, g: torch.Tensor, generator: torch.Generator
     ) -> Row:
-        loss = 0.0
-        with torch.no_grad():
-            for piece, share in here.pieces():
-                loss += share * float(here.loss.mean(here.outputs(piece.inputs), piece.targets))
+        loss = here.value()
         norm = float(torch.linalg.vector_norm(g))
         found = self._whole(operator) if operator.size <= self.exact else self._estimated(operator, generator)
         low, high = found["lambda_min"], found["lambda_max"]
@@ -172,7 +169,7 @@ class CriticalPoints(CurvatureProbe):
         accuracy = self.gradient_tolerance if self.accuracy is None else self.accuracy
         theory = None
         if critical and here.size == here.landscape.size:
-            theory = here.landscape.theory(here.theta, loss, found["negative"])
+            theory = here.landscape.known.theory(here.theta, loss, found["negative"])
         return {
             "loss": loss,
             "gradient_norm": norm,

@@ -6,7 +6,6 @@ user's own components that the recipe names: a changed value is another run, the
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -61,11 +60,11 @@ class Stop(Value):
 
     def met(self, evaluation: Evaluation, gradient_norm: float | None) -> bool:
         """Whether one of them holds."""
-        loss, accuracy = evaluation
+        (loss, accuracy), norm = evaluation, gradient_norm
         return (
             (self.train_loss_below is not None and loss < self.train_loss_below)
-            or (self.train_accuracy_above is not None and (accuracy or 0.0) > self.train_accuracy_above)
-            or (self.gradient_norm_below is not None and (gradient_norm or math.inf) < self.gradient_norm_below)
+            or (self.train_accuracy_above is not None and accuracy is not None and accuracy > self.train_accuracy_above)
+            or (self.gradient_norm_below is not None and norm is not None and norm < self.gradient_norm_below)
         )
 
 

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import inspect
+
 import torch
 
 from lossgeo.curvature.local_loss import LocalLoss
 from lossgeo.curvature.operators.hessian import Hessian
 from lossgeo.curvature.spectral.linear_operator import LinearOperator
 from lossgeo.errors import UsageError
+from lossgeo.landscapes.critical_point import Knowledge
 from lossgeo.landscapes.datasets import Data, Dataset
 from lossgeo.landscapes.landscape import Landscape
 from lossgeo.landscapes.losses import Loss
 from lossgeo.landscapes.models import Model
 from lossgeo.landscapes.point import Point
-from lossgeo.landscapes.surface_module import SurfaceModule, Value, surface_data
+from lossgeo.landscapes.surface_module import SurfaceLoss, SurfaceModule, surface_data
 from lossgeo.landscapes.surfaces import Surface
 from lossgeo.randomness import generator, trial_seed
 from lossgeo.recipes.recipe import Recipe
-from lossgeo.saddles.saddle import Known, Watch, beginnings, watched_saddles
+from lossgeo.saddles.saddle import Saddles, Watch, beginnings, watched_saddles
 
 
 def landscape_and_data(recipe: Recipe, device: torch.device | str) -> tuple[Landscape, Data]:
@@ -39,10 +42,14 @@ def landscape_and_data(recipe: Recipe, device: torch.device | str) -> tuple[Land
     exact = plant is not None  # in float32 no planted point is critical
     dtype = getattr(torch, ("float64" if exact else "float32") if recipe.dtype == "auto" else recipe.dtype)
     module = model.build(data.task, generator(recipe.seed, "initialization"))
-    made = Landscape(module, loss, data.task, data.train, data.test, dtype, device)
-    made.rehearse(data.train.size % size or size)  # the last batch of an epoch is the smallest
+    known = Knowledge()
     if plant is not None:
-        made.planted = plant.points(model, data, loss, recipe.seed)
+        points = plant.points(model, data, loss, recipe.seed)
+        known = Knowledge(f"plant {plant.component_name()!r}", lambda: points)
+    made = Landscape(module, loss, data.task, data.train, data.test, dtype, device, known=known)
+    made.flat.rehearse(
+        made.train.inputs[: data.train.size % size or size]
+    )  # the last batch of an epoch is the smallest
     return made, data
 
 
@@ -51,7 +58,13 @@ def _of_surface(recipe: Recipe, surface: Surface, device: torch.device | str) ->
     _batch_size(recipe, data)
     dtype = getattr(torch, "float64" if recipe.dtype == "auto" else recipe.dtype)
     module = SurfaceModule(surface, surface.start(generator(recipe.seed, "initialization")))
-    return Landscape(module, Value(), data.task, data.train, data.test, dtype, device), data
+    known = Knowledge(
+        f"surface {surface.component_name()!r}",
+        lambda: (point for point in surface.critical_points() if point.is_saddle),
+        surface.theory,
+    )
+    data_and_type = (data.task, data.train, data.test, dtype, device)
+    return Landscape(module, SurfaceLoss(), *data_and_type, formula=surface.value, known=known), data
 
 
 def network(recipe: Recipe) -> tuple[Model, Dataset, Loss]:
@@ -72,20 +85,14 @@ def _batch_size(recipe: Recipe, data: Data) -> int:
     return recipe.batch_size
 
 
-def _known(recipe: Recipe, landscape: Landscape) -> Known:
-    """The critical points that trials may begin at and be watched at."""
+def _saddles(landscape: Landscape) -> Saddles:
+    """The critical points that trials may begin at and be watched at, and the Hessian there."""
 
     def hessian(theta: torch.Tensor) -> LinearOperator:
         point = Point(0, theta.to(landscape.device), {})
         return Hessian().at(LocalLoss(landscape, point, landscape.train, dtype=torch.float64))
 
-    surface = recipe.surface
-    if surface is not None:
-        saddles = tuple(point for point in surface.critical_points() if point.is_saddle)
-        return Known(f"surface {surface.component_name()!r}", saddles, hessian)
-    assert recipe.start is not None
-    assert recipe.start.plant is not None
-    return Known(f"plant {recipe.start.plant.component_name()!r}", tuple(landscape.planted), hessian)
+    return Saddles(landscape.known.owner, landscape.known.points, hessian)
 
 
 def watch_of(recipe: Recipe, landscape: Landscape) -> Watch | None:
@@ -96,26 +103,39 @@ def watch_of(recipe: Recipe, landscape: Landscape) -> Watch | None:
     """
     if recipe.escape is None:
         return None
-    return Watch(recipe.escape, watched_saddles(_known(recipe, landscape), recipe.start, recipe.escape))
+    return Watch(recipe.escape, watched_saddles(_saddles(landscape), recipe.start, recipe.escape))
 
 
 def starts(recipe: Recipe, landscape: Landscape) -> torch.Tensor:
     """Where training begins: theta (P,), or (R, P) of R trials; on a surface, and from a planted saddle, always trials.
 
     Raises:
-        UsageError: there is no saddle that trials should begin at.
+        UsageError: there is no saddle that trials should begin at, or the optimizer does not take trials.
     """
+    optimizer = recipe.optimizer
+    asked = list(inspect.signature(type(optimizer).step).parameters)[1:]
+    if len(asked) != 4:
+        raise UsageError(
+            f"optimizer {optimizer.component_name()!r} has `step({', '.join(asked)})`; an optimizer's door is now "
+            "`init(loss, theta)` and `step(loss, theta, state, lr)`, with `loss.gradient(theta)`"
+        )
+    if not optimizer.takes_trials and (recipe.replicas > 1 or recipe.start is not None or recipe.escape is not None):
+        raise UsageError(
+            f"optimizer {optimizer.component_name()!r} steps one run at a time, not trials: sweep over `seed` in "
+            "place of `replicas`, and leave `start` and `escape` out"
+        )
     if recipe.start is not None:
-        begun = beginnings(_known(recipe, landscape), recipe.start, recipe.seed, recipe.replicas)
+        begun = beginnings(_saddles(landscape), recipe.start, recipe.seed, recipe.replicas)
         return begun.to(landscape.device, landscape.dtype)
     if recipe.surface is not None:
         streams = [generator(trial_seed(recipe.seed, trial), "initialization") for trial in range(recipe.replicas)]
-        return torch.stack([recipe.surface.start(s) for s in streams]).to(landscape.device, landscape.dtype)
+        rows = torch.stack([recipe.surface.start(s) for s in streams]).to(landscape.device, landscape.dtype)
+        return rows if optimizer.takes_trials else rows[0]
     if recipe.replicas == 1:
         return landscape.start()
     model, _, _ = network(recipe)
-    rows = [landscape.start()]
+    built = [landscape.start()]
     for trial in range(1, recipe.replicas):
         module = model.build(landscape.task, generator(trial_seed(recipe.seed, trial), "initialization"))
-        rows.append(torch.cat([p.detach().reshape(-1) for p in module.parameters()]).to(rows[0]))
-    return torch.stack(rows)
+        built.append(torch.cat([p.detach().reshape(-1) for p in module.parameters()]).to(built[0]))
+    return torch.stack(built)

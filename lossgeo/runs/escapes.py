@@ -96,8 +96,8 @@ def _by_theory(
 
 def _differentiable(landscape: Landscape) -> Callable[[torch.Tensor], torch.Tensor]:
     """The loss on the training data as a function of theta (P,), for derivatives of any order."""
-    if landscape.surface is not None:
-        return landscape.surface.value
+    if landscape.formula is not None:
+        return landscape.formula
     mean = VectorizedModule(landscape.module, landscape.loss).mean
     inputs, targets = landscape.train
 

@@ -13,7 +13,7 @@ import statistics
 import subprocess
 import time
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -47,20 +47,31 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def thread_count(
+    asked: int | Literal["auto"], workers: int, landscape: Landscape, theta: torch.Tensor, batch: Examples
+) -> int:
+    """The threads of a run: as asked; auto: this run's share of the cores, or the fastest count where it has all."""
+    if asked != "auto":
+        return int(asked)
+    if workers > 1:
+        return max(1, cores() // workers)
+    if theta.ndim == 2:
+        batch = Examples(*(whole.expand(len(theta), *whole.shape) for whole in batch))
+    return fastest_threads(landscape, theta, batch)
+
+
 def fastest_threads(landscape: Landscape, theta: torch.Tensor, batch: Examples) -> int:
     """The thread count, 1 or every core, with the shorter median gradient at theta, (P,) or (R, P)."""
-    before = landscape.buffers()
-    scratch = torch.Generator().manual_seed(0)
     medians = {}
-    for count in {1, cores()}:
-        torch.set_num_threads(count)
-        times: list[float] = []
-        while len(times) < TRIALS and sum(times) < SECONDS:
-            begin = time.perf_counter()
-            landscape.gradient(theta, batch, scratch)
-            times.append(time.perf_counter() - begin)
-        medians[count] = statistics.median(times)
-    landscape.restore(before)
+    with landscape.flat.buffers_kept():
+        for count in {1, cores()}:
+            torch.set_num_threads(count)
+            times: list[float] = []
+            while len(times) < TRIALS and sum(times) < SECONDS:
+                begin = time.perf_counter()
+                landscape.gradient(theta, batch)
+                times.append(time.perf_counter() - begin)
+            medians[count] = statistics.median(times)
     return cores() if medians[cores()] < GAIN * medians[1] else 1
 
 

@@ -11,11 +11,11 @@ import torch
 from lossgeo.errors import RunError, Stopped
 from lossgeo.files import set_aside
 from lossgeo.landscapes.landscape import Memory
-from lossgeo.landscapes.point import Point
 from lossgeo.probes import Probe
 from lossgeo.runs.building import landscape_and_data
 from lossgeo.runs.interrupt import Interrupt
 from lossgeo.runs.machine import pick_device
+from lossgeo.runs.measuring import Measuring
 from lossgeo.runs.resuming import restore
 from lossgeo.runs.run import FINISHED, Run, contained
 from lossgeo.runs.training import Progress
@@ -48,51 +48,43 @@ def probe(
             p.check(landscape)
         tables: dict[str, Table] = {}
         for p in probes:
-            if p.component_name() not in tables:
-                tables[p.component_name()], note = _opened(run, p)
+            if p.table_name() not in tables:
+                tables[p.table_name()], note = _opened(run, p)
                 yield Progress(0, 1, note=note)
         final = max(run.checkpoints(), default=0) if run.manifest().get("status") in FINISHED else None
-        there = {(row["probe"], row["step"]): row["failure"] for t in tables.values() for row in t.rows}
-        steps = _chosen(list(run.checkpoints()), at, run)
-        # a failure may have passed, so only rows without one are left alone
-        measured = {key for key, failure in there.items() if failure is None}
-        missing = [(step, p) for step in steps for p in probes if (p.key(), step) not in measured]
-        broken = []
         memories: dict[str, Memory] = {p.key(): {} for p in probes}
-        point: Point | None = None  # one for all probes of a step, so that they share what they compute, as in training
-        for number, (step, p) in enumerate(missing, start=1):
+        measuring = Measuring(run, landscape, probes, tables, memories)
+        chosen = _chosen(list(run.checkpoints()), at, run)
+        due = {step: missing for step in chosen if (missing := [p for p in probes if measuring.missing(p, step)])}
+        total, number = sum(map(len, due.values())), 0
+        broken = []
+        for step, missing in due.items():
             if interrupt:
                 raise Stopped(interrupt.signum)
-            if point is None or point.step != step:
-                try:
-                    point = restore(landscape, step, run.load(step), memories, run.recipe.optimizer)
-                except RunError as error:
-                    broken.append(str(error))
-                    continue
+            try:
+                point = restore(landscape, step, run.load(step), memories, run.recipe.optimizer)
+            except RunError as error:
+                broken.append(str(error))
+                continue
             point.last = step == final
-            table = tables[p.component_name()]
-            if (p.key(), step) in there:
-                table.drop(p.key(), step)
-            found = p.measured(landscape, point, memories[p.key()], run.recipe.seed)
-            memories[p.key()] = found.memory
-            for row in found.rows:
-                table.append({"run": run.id} | row)
-            table.flush()
-            if found.vectors:
-                run.keep(p.key(), step, found.vectors)
-            failed = next((row["failure"] for row in found.rows if row.get("failure")), None)
-            note = f"{run.folder}: {p.component_name()} at step {step} failed: {failed}" if failed else None
-            yield Progress(number, len(missing), note=note)
+            for done, note in enumerate(measuring.at(point, missing), start=1):
+                for table in tables.values():
+                    table.flush()
+                number += 1
+                yield Progress(number, total, note=note)
+                if done < len(missing) and interrupt:
+                    raise Stopped(interrupt.signum)
+        yield from (Progress(total, total, note=note) for note in measuring.summary())
         if broken:
             raise RunError("; ".join(dict.fromkeys(broken)))
 
 
 def _opened(run: Run, probe: Probe) -> tuple[Table, str | None]:
     """A probe's table; a torn one that training does not fill is set aside, with a sentence that says so."""
-    name = probe.component_name()
+    name = probe.table_name()
     path = run.folder / f"{name}.parquet"
     note = None
-    if path.exists() and name not in {p.component_name() for p in run.recipe.probes}:
+    if path.exists() and name not in {p.table_name() for p in run.recipe.probes}:
         try:
             read(path)
         except RunError:

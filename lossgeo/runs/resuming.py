@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from lossgeo.components.times import MAX_STEPS
+from lossgeo.curvature.batch_loss import BatchLoss
 from lossgeo.errors import RunError, UsageError
 from lossgeo.files import set_aside
 from lossgeo.landscapes.datasets import Dataset
@@ -48,7 +49,7 @@ def _tables(recipe: Recipe) -> dict[str, tuple[Column, ...]]:
     own = {"steps": STEPS, "evaluations": EVALUATIONS}
     if recipe.escape is not None:
         own["escapes"] = ESCAPES
-    return own | {p.component_name(): p.table() for p in recipe.probes}
+    return own | {p.table_name(): p.table() for p in recipe.probes}
 
 
 def _lost(run: Run) -> list[Path]:
@@ -65,7 +66,12 @@ def _lost(run: Run) -> list[Path]:
 
 
 def resume(
-    run: Run, landscape: Landscape, start: torch.Tensor, noise: torch.Generator, memories: dict[str, Memory]
+    run: Run,
+    landscape: Landscape,
+    loss: BatchLoss,
+    start: torch.Tensor,
+    noise: torch.Generator,
+    memories: dict[str, Memory],
 ) -> tuple[Point, list[str]]:
     """The point of the newest whole checkpoint up to where the tables end, or `start`; and what to tell the user.
 
@@ -88,9 +94,8 @@ def resume(
                 notes.append(f"{error}; an earlier one serves in its place")
                 continue
             return restore(landscape, step, tensors, memories, run.recipe.optimizer, noise), notes
-    theta = start.clone()
-    optimizer = run.recipe.optimizer
-    return Point(0, theta, optimizer.init(landscape, theta), optimizer), notes
+    theta, optimizer = start.clone(), run.recipe.optimizer
+    return Point(0, theta, optimizer.init(loss, theta), optimizer), notes
 
 
 def opened(run: Run, step: int) -> dict[str, Table]:
@@ -106,7 +111,7 @@ def packed(landscape: Landscape, point: Point, noise: torch.Generator, memories:
 
     With replicas theta is (R, P), and there is `trials/<name>`.
     """
-    groups = {"state": point.state, "buffers": landscape.buffers(), "trials": point.trials}
+    groups = {"state": point.state, "buffers": landscape.flat.buffers(), "trials": point.trials}
     groups |= {f"memory/{key}": memory for key, memory in memories.items()}
     tensors = {f"{group}/{name}": t for group, members in groups.items() for name, t in members.items()}
     return {"theta": point.theta, "noise": noise.get_state(), **tensors}
@@ -125,7 +130,7 @@ def restore(
     for name, tensor in tensors.items():
         group, _, member = name.rpartition("/")
         groups.setdefault(group, {})[member] = tensor
-    landscape.restore(groups.get("buffers", {}))
+    landscape.flat.restore(groups.get("buffers", {}))
     if noise is not None:
         noise.set_state(groups[""]["noise"])
     for key, memory in memories.items():

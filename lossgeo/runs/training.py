@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 
 from lossgeo.components.times import Agenda
+from lossgeo.curvature.batch_loss import BatchLoss
 from lossgeo.errors import Stopped
 from lossgeo.landscapes.batches import batches, trial_batches
 from lossgeo.landscapes.datasets import Data
@@ -24,12 +25,13 @@ from lossgeo.randomness import Noise
 from lossgeo.runs.building import landscape_and_data, starts, watch_of
 from lossgeo.runs.escapes import Escapes
 from lossgeo.runs.interrupt import Interrupt
-from lossgeo.runs.machine import cores, environment, fastest_threads, pick_device
-from lossgeo.runs.resuming import finished, opened, packed, resume
-from lossgeo.runs.run import Manifest, Run, contained
+from lossgeo.runs.journal import Journal
+from lossgeo.runs.machine import environment, pick_device, thread_count
+from lossgeo.runs.measuring import Measuring
+from lossgeo.runs.resuming import finished, opened, resume
+from lossgeo.runs.run import Run, contained
 from lossgeo.runs.trials import SingleRun, Trajectory, Trials
 from lossgeo.saddles.saddle import Watch
-from lossgeo.tables import Row
 
 FLUSH_SECONDS = 10.0  # between two writes of the tables where no checkpoint comes first
 SAFETY_SECONDS = 60.0  # the most work that a kill may cost, where no checkpoint is due
@@ -52,7 +54,7 @@ def train(run: Run, interrupt: Interrupt, workers: int = 1) -> Iterator[Progress
     `workers`: how many runs share the machine.
 
     Raises:
-        UsageError: data, model and loss do not fit together, or the folder cannot be written; nothing was.
+        UsageError: data, model, loss and optimizer do not fit together, or the folder cannot be written; nothing was.
         RunError: the run is in use by another process, its data changed since it was begun, the disk is full or gone
             (what was written before is whole), or a component of the user's raised something.
         Stopped: a signal came; the checkpoint is written.
@@ -71,11 +73,12 @@ def train(run: Run, interrupt: Interrupt, workers: int = 1) -> Iterator[Progress
         run.check_data(data.sha256)
         with contained(run, noted=True):
             edited = run.make()
-            yield from _Training(run, landscape, data, start, watch, interrupt, workers, edited).loop()
+            training = _Training(run, landscape, data, start, watch, interrupt, workers)
+            yield from training.loop(edited)
 
 
 class _Training:
-    """One run on its way: the point, the probes' memories, the tables."""
+    """One run on its way: steps, and what is due between them."""
 
     def __init__(
         self,
@@ -86,67 +89,71 @@ class _Training:
         watch: Watch | None,
         interrupt: Interrupt,
         workers: int,
-        notes: list[str],
     ) -> None:
-        self.run = run
-        self.recipe = run.recipe
-        self.landscape = landscape
-        self.interrupt = interrupt
-        size = self.recipe.batch_size
-        self.batch_size = landscape.train.size if size == "full" else size
+        recipe, began = run.recipe, time.perf_counter()
+        self.recipe, self.landscape, self.start, self.interrupt = recipe, landscape, start, interrupt
+        self.batch_size = landscape.train.size if recipe.batch_size == "full" else recipe.batch_size
         self.per_epoch = math.ceil(landscape.train.size / self.batch_size)
-        self.steps = self.recipe.steps or self.per_epoch * (self.recipe.epochs or 0)
-        manifest = run.manifest()
-        self.began = time.perf_counter() - float(manifest.get("seconds", 0.0))
-        self.probing = float(manifest.get("probe_seconds", 0.0))
-        self.start = start
-        self.threads = self._threads(manifest, workers)
-        torch.set_num_threads(self.threads)
-        self.noise = Noise(self.recipe.seed, self._running if self.start.ndim == 2 else None)
-        self.memories: dict[str, Memory] = {probe.key(): {} for probe in self.recipe.probes}
-        recipe, steps = self.recipe, self.steps
-        self.log, self.evaluations, self.checkpoints = (
-            Agenda(times, steps) for times in (recipe.log, recipe.evaluate, recipe.checkpoint)
+        self.steps = recipe.steps or self.per_epoch * (recipe.epochs or 0)
+        batch = landscape.train.rows(slice(0, self.batch_size))
+        threads = thread_count(run.manifest().get("threads", recipe.threads), workers, landscape, start, batch)
+        torch.set_num_threads(threads)
+        run.note(
+            reason=None,
+            traceback=None,
+            swept=run.resolved.swept,
+            steps=self.steps,
+            parameters=landscape.size,
+            device=str(landscape.device),
+            threads=threads,
+            data=data.described(),
+            **environment(),
         )
-        self.probes = [(probe, Agenda(probe, steps)) for probe in recipe.probes]
-        self._describe(data)
-        self.point, lost = resume(run, landscape, self.start, self.noise.layers, self.memories)
+        self.log, self.evaluations, self.checkpoints = (
+            Agenda(times, self.steps) for times in (recipe.log, recipe.evaluate, recipe.checkpoint)
+        )
+        self.probes = [(probe, Agenda(probe, self.steps)) for probe in recipe.probes]
+        trials = start.ndim == 2
+        self.noise = Noise(recipe.seed, self._computed if trials else None)
+        self.loss = BatchLoss(landscape, self.noise, trials)
+        memories: dict[str, Memory] = {probe.key(): {} for probe in recipe.probes}
+        self.point, self.notes = resume(run, landscape, self.loss, start, self.noise.layers, memories)
         self.trajectory = self._trajectory(watch)
-        self.escapes = None if watch is None else Escapes(recipe, landscape, data, watch, start, self.batch_size)
-        self.notes = [*notes, *lost]
-        self.tables = opened(run, self.point.step)
-        # measured before: by a process that was killed after its last checkpoint, or by `lossgeo probe`
-        self.measured = {(r.get("probe"), r["step"]) for t in self.tables.values() for r in t.rows}
+        tables = opened(run, self.point.step)
+        self.measuring = Measuring(run, landscape, recipe.probes, tables, memories)
+        escapes = None if watch is None else Escapes(recipe, landscape, data, watch, start, self.batch_size)
+        self.journal = Journal(run, tables, escapes, self.steps, began)
 
-    def loop(self) -> Iterator[Progress]:
+    def loop(self, notes: list[str]) -> Iterator[Progress]:
         """Train to the end; raises what `train` says."""
-        yield from (self._progress(note) for note in self.notes)
+        yield from (self._progress(note) for note in [*notes, *self.notes])
         stream = self._stream()
         told = written = saved = time.perf_counter()
         while True:
             if self.interrupt and self.trajectory.diverged is None:
-                self._checkpoint("stopped", "by a signal")
+                self._save("stopped", "by a signal")
                 raise Stopped(self.interrupt.signum)
             ended = self._assess()
             if self.trajectory.diverged is not None:  # such a point is nothing to go on from, nor to measure at
-                self._clear()
+                self.journal.clear(self.point, diverged=True)
                 break
             if self.checkpoints.due(self.point.step) or ended or time.perf_counter() - saved > SAFETY_SECONDS:
-                self._checkpoint("running")
-                self._clear()
+                self._save("running")
+                self.journal.clear(self.point, diverged=False)
                 written = saved = time.perf_counter()
-            self._probe(ended)
+            yield from (self._progress(note) for note in self._probe(ended) if note is not None)
             if ended:
                 break
             self._advance(stream)
             now = time.perf_counter()
             if now - written > FLUSH_SECONDS:
-                self._flush("running")
+                self.journal.flush(self.point, "running")
                 written = now
             if now - told > NEWS_SECONDS:
                 yield self._progress()
                 told = now
-        self._flush("diverged" if self.trajectory.diverged else "done", self.trajectory.diverged)
+        self.journal.flush(self.point, "diverged" if self.trajectory.diverged else "done", self.trajectory.diverged)
+        yield from (self._progress(note) for note in self.measuring.summary())
 
     # --- between the steps -------------------------------------------------------------------------------------------
 
@@ -174,33 +181,22 @@ class _Training:
                 "parameter_norm": sizes[i],
                 "distance": distances[i],
             }
-            self._row("evaluations", shared | train[i]._asdict() | {"split": "train", "gradient_norm": norms[i]})
+            on_train = train[i]._asdict() | {"split": "train", "gradient_norm": norms[i]}
+            self.journal.add("evaluations", step, shared | on_train)
             if test:
-                self._row("evaluations", shared | test[i]._asdict() | {"split": "test"})
+                self.journal.add("evaluations", step, shared | test[i]._asdict() | {"split": "test"})
         trajectory.assess(step, train, [wanted.met(e, norm) for e, norm in zip(train, norms, strict=True)])
         return ended or trajectory.done
 
-    def _probe(self, ended: bool) -> None:
-        """Measure what is due."""
-        self.point.last = ended
-        for probe, agenda in self.probes:
-            if agenda.due(self.point.step) or (ended and probe.at_end):
-                begin = time.perf_counter()
-                key = probe.key()
-                found = probe.measured(self.landscape, self.point, self.memories[key], self.recipe.seed)
-                self.memories[key] = found.memory
-                if found.vectors:
-                    self.run.keep(key, self.point.step, found.vectors)
-                if (key, self.point.step) in self.measured:
-                    self.tables[probe.component_name()].drop(key, self.point.step)
-                for row in found.rows:
-                    self._row(probe.component_name(), row)
-                self.probing += time.perf_counter() - begin
-        self.point.scratch.clear()
+    def _probe(self, ended: bool) -> Iterator[str | None]:
+        """Measure what is due; what to tell of it."""
+        step, self.point.last = self.point.step, ended
+        due = [probe for probe, agenda in self.probes if agenda.due(step) or (ended and probe.at_end)]
+        return self.journal.timed(self.measuring.at(self.point, due)) if due else iter(())
 
     def _advance(self, stream: Iterator[Examples]) -> None:
         """Take steps until something is due, news of the progress too, or a signal comes or nobody is on the way."""
-        point, landscape, noise, trajectory = self.point, self.landscape, self.noise, self.trajectory
+        point, loss, trajectory = self.point, self.loss, self.trajectory
         optimizer, factor, steps = self.recipe.optimizer, self.recipe.schedule.factor, self.steps
         logged = self.log.due(point.step)
         agendas = (self.log, self.evaluations, self.checkpoints, *(agenda for _, agenda in self.probes))
@@ -210,64 +206,28 @@ class _Training:
         while point.step < until and not over:
             trajectory.watch(point.step)
             lr = optimizer.lr * factor(point.step, steps)
-            noise.begin(point.step)
-            taken = optimizer.step(landscape, next(stream), trajectory.theta, trajectory.state, lr, noise)
+            loss.begin(point.step, next(stream))
+            taken = optimizer.step(loss, trajectory.theta, trajectory.state, lr)
             over = trajectory.advance(taken, point.step)
             if logged or (over and trajectory.diverged is not None):
                 for row in trajectory.rows(taken):
-                    self._row("steps", {"epoch": point.step / self.per_epoch, "lr": lr} | row)
+                    self.journal.add("steps", point.step, {"epoch": point.step / self.per_epoch, "lr": lr} | row)
                 logged = False
             point.step += 1
             if self.interrupt or time.perf_counter() > news:
                 break
         trajectory.sync()
 
-    # --- what is kept ------------------------------------------------------------------------------------------------
+    def _save(self, status: str, reason: str | None = None) -> None:
+        self.journal.save(self.landscape, self.point, self.noise, self.measuring.memories, status, reason)
 
-    def _row(self, table: str, row: Row) -> None:
-        self.tables[table].append({"run": self.run.id, "replica": 0, "step": self.point.step} | row)
+    # --- beginning ---------------------------------------------------------------------------------------------------
 
-    def _flush(self, status: str, reason: str | None = None) -> None:
-        """Write the tables, then run.json."""
-        if self.escapes is not None:
-            self.tables["escapes"].keep(False for _ in self.tables["escapes"].rows)
-            for row in self.escapes.rows(self.point):
-                self._row("escapes", row)
-        for table in self.tables.values():
-            table.flush()
-        seconds = time.perf_counter() - self.began
-        self.run.note(
-            status=status,
-            reason=reason,
-            step=self.point.step,
-            seconds=round(seconds, 3),
-            probe_seconds=round(self.probing, 3),
-        )
-
-    def _checkpoint(self, status: str, reason: str | None = None) -> None:
-        """Write tables and manifest, then everything that going on from here needs."""
-        self._flush(status, reason)
-        point = self.point
-        self.run.save(point.step, packed(self.landscape, point, self.noise.layers, self.memories))
-
-    def _clear(self) -> None:
-        """Remove the checkpoints that have served: with `keep: last` all but the last, else those that a stop left.
-
-        A stop and the clock write some between the due ones; kept, they would set the run apart from its equals.
-        """
-        only_last = self.recipe.checkpoint.keep == "last" and self.trajectory.diverged is None
-        for step, path in self.run.checkpoints().items():
-            between = step < self.point.step and not self.recipe.checkpoint.due(step, self.steps)
-            if between or (only_last and step != self.point.step):
-                path.unlink()
-
-    # --- beginning and going on --------------------------------------------------------------------------------------
-
-    def _running(self) -> torch.Tensor:
+    def _computed(self) -> torch.Tensor:
+        """The numbers of the trials that are computed."""
         return self.trajectory.computed if isinstance(self.trajectory, Trials) else torch.zeros(1, dtype=torch.int64)
 
     def _trajectory(self, watch: Watch | None) -> Trajectory:
-        """The way of one, or of many side by side."""
         landscape, largest = self.landscape, sys.float_info.max
         first = [e.loss for e in landscape.evaluations(self.start.view(-1, landscape.size), landscape.train)]
         # never infinite, so that an infinite loss is above it
@@ -275,47 +235,13 @@ class _Training:
         if self.start.ndim == 1:
             return SingleRun(self.point, limits[0], first[0])
         bounds, mean = torch.tensor(limits, dtype=torch.float64), sum(first) / len(first)
-        return Trials(self.point, bounds, mean, watch, exact=landscape.surface is not None)
+        return Trials(self.point, bounds, mean, watch, exact=landscape.formula is not None)
 
     def _stream(self) -> Iterator[Examples]:
         train, size, seed, step = self.landscape.train, self.batch_size, self.recipe.seed, self.point.step
         if self.start.ndim == 1:
             return batches(train, size, seed, step)
-        return trial_batches(train, size, seed, len(self.start), step, self._running)
-
-    def _threads(self, manifest: Manifest, workers: int) -> int:
-        wanted = manifest.get("threads", self.recipe.threads)
-        if wanted != "auto":
-            return int(wanted)
-        if workers > 1:
-            return max(1, cores() // workers)
-        batch = self.landscape.train.rows(slice(0, self.batch_size))
-        if self.start.ndim == 2:
-            batch = Examples(*(whole.expand(len(self.start), *whole.shape) for whole in batch))
-        return fastest_threads(self.landscape, self.start, batch)
-
-    def _describe(self, data: Data) -> None:
-        """Write down what the run is and what it runs on."""
-        described = {
-            "name": data.name,
-            "source": data.source,
-            "sha256": data.sha256,
-            "train": data.train.size,
-            "test": data.test.size,
-            "inputs": data.task.inputs,
-            "outputs": data.task.outputs,
-        }
-        self.run.note(
-            reason=None,
-            traceback=None,
-            swept=self.run.resolved.swept,
-            steps=self.steps,
-            parameters=self.landscape.size,
-            device=str(self.landscape.device),
-            threads=self.threads,
-            data=described,
-            **environment(),
-        )
+        return trial_batches(train, size, seed, len(self.start), step, self._computed)
 
     def _progress(self, note: str | None = None) -> Progress:
         return Progress(self.point.step, self.steps, self.trajectory.loss, note)

@@ -68,11 +68,11 @@ class Escape(Value):
 
 
 @dataclass(frozen=True)
-class Known:
+class Saddles:
     """The critical points that are known of a landscape to begin at, and its Hessian."""
 
     owner: str  # whose they are, in a message
-    points: tuple[CriticalPoint, ...]
+    points: Sequence[CriticalPoint]
     curvature: Callable[[torch.Tensor], LinearOperator]
 
     def point(self, number: int) -> CriticalPoint:
@@ -100,7 +100,7 @@ class Saddle:
     directions: torch.Tensor  # (K, P) orthonormal rows
 
     @classmethod
-    def of(cls, known: Known, number: int) -> Self:
+    def of(cls, known: Saddles, number: int) -> Self:
         """Costs P products with the Hessian, and beyond `DENSE` parameters some for each of its ways down.
 
         Raises:
@@ -130,7 +130,7 @@ class Saddle:
         return torch.stack([(away * way).sum(-1) for way in self.directions.to(theta)], dim=-1)
 
 
-def watched_saddles(known: Known, start: Start | None, escape: Escape) -> list[Saddle]:
+def watched_saddles(known: Saddles, start: Start | None, escape: Escape) -> list[Saddle]:
     """Those that trials are watched at.
 
     Raises:
@@ -145,7 +145,7 @@ def watched_saddles(known: Known, start: Start | None, escape: Escape) -> list[S
     return [Saddle.of(known, number) for number in wanted]
 
 
-def beginnings(known: Known, start: Start, seed: int, trials: int) -> torch.Tensor:
+def beginnings(known: Saddles, start: Start, seed: int, trials: int) -> torch.Tensor:
     """Where trials begin, (R, P) float64, each drawn from its own stream.
 
     Raises:

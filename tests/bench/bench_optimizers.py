@@ -24,7 +24,6 @@ from lossgeo.optimizers.adamw import AdamW
 from lossgeo.optimizers.rmsprop import RMSprop
 from lossgeo.optimizers.schedules.cosine import Cosine
 from lossgeo.optimizers.sgd import SGD
-from lossgeo.randomness import Noise
 
 MLPS = {"64-64-64-10": (64, 64, 64, 10), "784-512-512-10": (784, 512, 512, 10)}
 OPTIMIZERS: list[tuple[Optimizer, type[torch.optim.Optimizer]]] = [
@@ -56,16 +55,15 @@ class Given:
 
 def ours(optimizer: Optimizer, tensors: list[torch.Tensor], gradients: list[torch.Tensor]) -> Callable[[int], None]:
     theta = torch.cat([t.flatten() for t in tensors])
-    landscape: Any = Given(torch.cat([g.flatten() for g in gradients]))
-    batch: Any = None
-    schedule, noise = Cosine(), Noise(0)
-    state, start = optimizer.init(landscape, theta), 0
+    loss: Any = Given(torch.cat([g.flatten() for g in gradients]))
+    schedule = Cosine()
+    state, start = optimizer.init(loss, theta), 0
 
     def advance(steps: int) -> None:
         nonlocal theta, state, start
         for step in range(start, start + steps):
             rate = optimizer.lr * schedule.factor(step, HORIZON)
-            theta, state, *_ = optimizer.step(landscape, batch, theta, state, rate, noise)
+            theta, state, *_ = optimizer.step(loss, theta, state, rate)
         start += steps
 
     return advance

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from lossgeo.curvature.batch_loss import BatchLoss
 from lossgeo.landscapes.batches import trial_batches
 from lossgeo.landscapes.point import Point
 from lossgeo.randomness import Noise
@@ -23,7 +24,7 @@ from lossgeo.recipes.documents import Document
 from lossgeo.recipes.resolving import resolve
 from lossgeo.runs.building import landscape_and_data, starts, watch_of
 from lossgeo.runs.machine import cores
-from lossgeo.runs.trials import Many
+from lossgeo.runs.trials import Trials
 
 REPEATS, SECONDS = 5, 0.2
 SURFACE: dict[str, Any] = {
@@ -63,19 +64,19 @@ def ours(plain: dict[str, Any], trials: int) -> Callable[[], object]:
     recipe = resolved.recipe
     landscape, _ = landscape_and_data(recipe, "cpu")
     theta = starts(recipe, landscape).view(trials, -1)
-    point = Point(0, theta, recipe.optimizer.init(landscape, theta), recipe.optimizer)
+    loss = BatchLoss(landscape, Noise(0, lambda: trajectory.computed), trials=True)
+    point = Point(0, theta, recipe.optimizer.init(loss, theta), recipe.optimizer)
     limits = torch.full((trials,), 1e300, dtype=torch.float64)
-    course = Many(point, limits, 0.0, watch_of(recipe, landscape), exact=landscape.surface is not None)
+    trajectory = Trials(point, limits, 0.0, watch_of(recipe, landscape), exact=landscape.formula is not None)
     size = landscape.train.size if recipe.batch_size == "full" else recipe.batch_size
-    batches = trial_batches(landscape.train, size, 0, trials, 0, lambda: course.rows)
-    noise = Noise(0, lambda: course.rows)
+    batches = trial_batches(landscape.train, size, 0, trials, 0, lambda: trajectory.computed)
 
     def step() -> None:
-        course.look(point.step)
-        noise.begin(point.step)
+        trajectory.watch(point.step)
+        loss.begin(point.step, next(batches))
         lr = recipe.optimizer.lr * recipe.schedule.factor(point.step, 10)
-        taken = recipe.optimizer.step(landscape, next(batches), course.theta, course.state, lr, noise)
-        course.took(taken, point.step)
+        taken = recipe.optimizer.step(loss, trajectory.theta, trajectory.state, lr)
+        trajectory.advance(taken, point.step)
         point.step += 1
 
     return step
@@ -85,8 +86,8 @@ def loop(plain: dict[str, Any]) -> Callable[[], object]:
     """One step of one trial, as a script would write it."""
     (resolved,) = resolve(Document(plain, "bench"))
     landscape, _ = landscape_and_data(resolved.recipe, "cpu")
-    if landscape.surface is not None:
-        surface = landscape.surface
+    surface = resolved.recipe.surface
+    if surface is not None:
         theta = surface.start(torch.Generator().manual_seed(0)).requires_grad_()
 
         def on_surface() -> None:

@@ -21,9 +21,10 @@ from lossgeo.optimizers.sgd import SGD
 from lossgeo.probes.density import Density
 from lossgeo.probes.eigenvalues import Eigenvalues
 from lossgeo.probes.trace import Trace
-from lossgeo.randomness import Noise, generator
+from lossgeo.randomness import generator
 from tests.support.dense import Dense
 from tests.support.networks import CLASSES, LOSSES, N, Slower, data, directions, here, landscape_around, landscape_of
+from tests.support.steps import batch_loss
 
 # what the issue asks for; rounding alone would allow 1e-14 or so
 CLOSED = 1e-10
@@ -91,14 +92,14 @@ def test_a_quadratic_has_the_spectrum_it_was_given() -> None:
 def test_the_probes_find_the_spectrum_of_a_quadratic() -> None:
     landscape, _ = quadratic(SPECTRUM)
     point, size, norm = Point(0, landscape.start(), {}), len(SPECTRUM), float(SPECTRUM[0])
-    rows = Eigenvalues(top=6, bottom=3, tolerance=1e-12).measured(landscape, point, {}, 0).rows
+    rows = Eigenvalues(top=6, bottom=3, tolerance=1e-12).run(landscape, point, {}, 0).rows
     found = torch.tensor([row["eigenvalue"] for row in rows], dtype=torch.float64)
     close(found, torch.cat([SPECTRUM[:6], SPECTRUM.flip(0)[:3]]))
     # as many products as dimensions leave nothing to chance
-    (row,) = Trace(vectors=2 * size, tolerance=0, deflate=size).measured(landscape, point, {}, 0).rows
+    (row,) = Trace(vectors=2 * size, tolerance=0, deflate=size).run(landscape, point, {}, 0).rows
     assert row["value"] == pytest.approx(float(SPECTRUM.sum()), rel=CLOSED)
     assert row["squares"] == pytest.approx(float((SPECTRUM**2).sum()), rel=CLOSED)
-    nodes = [row["node"] for row in Density(steps=size, deflate=0).measured(landscape, point, {}, 0).rows]
+    nodes = [row["node"] for row in Density(steps=size, deflate=0).run(landscape, point, {}, 0).rows]
     distance = (torch.tensor(nodes, dtype=torch.float64)[:, None] - SPECTRUM).abs().min(1).values
     assert (distance <= CLOSED * norm).all()
 
@@ -176,7 +177,7 @@ def test_a_deep_linear_network_at_zero_is_a_saddle_with_pairs_of_opposite_curvat
 
 def test_preconditioning_a_quadratic_divides_its_matrix() -> None:
     landscape, H = quadratic(SPECTRUM)
-    D = Slower().preconditioner(landscape.start(), {})
+    D = Slower.diagonal(landscape.size)
     close(matrix(Preconditioned().at(here(landscape))), H / (D[:, None] * D).sqrt())
 
 
@@ -234,7 +235,7 @@ def test_weight_decay_adds_exactly_itself(decay: float) -> None:
     optimizer = SGD(lr=1.0, weight_decay=decay)
 
     def descended(theta: torch.Tensor) -> torch.Tensor:
-        after = optimizer.step(landscape, landscape.train, theta.clone(), {}, 1.0, Noise(0)).theta
+        after = optimizer.step(batch_loss(landscape), theta.clone(), {}, 1.0).theta
         return theta - after
 
     start = landscape.start()

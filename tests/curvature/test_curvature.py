@@ -41,6 +41,7 @@ from tests.support.networks import (
     landscape_of,
     noisy,
 )
+from tests.support.steps import batch_loss
 
 # --- landscapes ------------------------------------------------------------------------------------------------------
 
@@ -68,9 +69,7 @@ def test_dropout_is_off_in_measurements_and_follows_the_given_stream_in_training
     assert len(values) == 1
     before = torch.random.get_rng_state()
     batch = landscape.train.rows(slice(0, 8))
-    first, again, other = (
-        landscape.gradient(theta, batch, torch.Generator().manual_seed(s))[1].clone() for s in (0, 0, 1)
-    )
+    first, again, other = (landscape.gradient(theta, batch, masks)[1].clone() for masks in (0, 0, 1))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert torch.equal(torch.random.get_rng_state(), before)
@@ -90,26 +89,29 @@ def test_asking_about_another_theta_moves_neither() -> None:
 
 def test_batch_statistics_are_those_of_the_whole_set_and_move_nothing() -> None:
     landscape = landscape_of("resnet", chunk=5)
-    before = landscape.buffers()
+    before = landscape.flat.buffers()
     theta = landscape.start()
     whole = landscape.outputs(theta, landscape.train.inputs, "batch")
     reference = copy.deepcopy(landscape.module).train()
     with torch.no_grad():
         assert torch.equal(whole, reference(landscape.train.inputs))
-    assert all(torch.equal(b, before[n]) for n, b in landscape.buffers().items())
+    assert all(torch.equal(b, before[n]) for n, b in landscape.flat.buffers().items())
     assert not torch.allclose(whole, landscape.outputs(theta, landscape.train.inputs, "eval"))
 
 
 def test_a_batch_that_the_model_cannot_train_on_is_refused_before_training() -> None:
     landscape = noisy()
-    before, state = landscape.buffers(), torch.random.get_rng_state()
+    before, state = landscape.flat.buffers(), torch.random.get_rng_state()
     with pytest.raises(UsageError, match=r"cannot train on a batch of 1.*change batch_size"):
-        landscape.rehearse(1)  # a batch norm has no variance of one example
-    assert landscape.rehearse(2).draws
-    assert landscape.rehearse(2).moves
-    assert all(torch.equal(b, before[n]) for n, b in landscape.buffers().items())
+        landscape.flat.rehearse(landscape.train.inputs[:1])  # a batch norm has no variance of one example
+    effects = landscape.flat.rehearse(landscape.train.inputs[:2])
+    assert effects == landscape.side_effects
+    assert effects.rng
+    assert effects.buffers
+    assert all(torch.equal(b, before[n]) for n, b in landscape.flat.buffers().items())
     assert torch.equal(torch.random.get_rng_state(), state)
-    assert landscape_of("mlp").rehearse(1) == (False, ())
+    other = landscape_of("mlp")
+    assert other.flat.rehearse(other.train.inputs[:1]) == (False, ())
 
 
 def test_a_model_of_the_wrong_shape_is_refused() -> None:
@@ -140,7 +142,7 @@ def test_free_memory_is_what_the_machine_says() -> None:
 
 
 def measure(probe: Probe, landscape: Landscape, point: Point | None = None, seed: int = 0) -> Measurement:
-    return probe.measured(landscape, point or Point(7, landscape.start(), {}, Slower()), {}, seed)
+    return probe.run(landscape, point or Point(7, landscape.start(), {}, Slower()), {}, seed)
 
 
 def values(found: Measurement) -> list[dict[str, Any]]:
@@ -346,13 +348,13 @@ def test_a_failure_is_a_row_with_its_reason() -> None:
     landscape = landscape_of("mlp")
     nowhere = Point(3, landscape.start() * float("nan"), {})
     for name in names(Probe):
-        broken = find(Probe, name)().measured(landscape, nowhere, {"kept": torch.ones(1)}, 0)
+        broken = find(Probe, name)().run(landscape, nowhere, {"kept": torch.ones(1)}, 0)
         (failure,) = (row["failure"] for row in broken.rows)
         assert re.fullmatch(r"ArithmeticError: (a product with the operator|the gradient) is not finite", failure)
         assert broken.rows[0]["step"] == 3
         assert not {"eigenvalue", "value", "node"} & set(broken.rows[0])
         assert list(broken.memory) == ["kept"]
-    unknown = Point(0, landscape.start(), Adam().init(landscape, landscape.start()), Adam())
+    unknown = Point(0, landscape.start(), Adam().init(batch_loss(landscape), landscape.start()), Adam())
     (row,) = measure(Eigenvalues(operator=Preconditioned()), landscape, unknown).rows
     assert "before the first step" in row["failure"]
 

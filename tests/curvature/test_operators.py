@@ -27,7 +27,6 @@ from lossgeo.optimizers import Optimizer
 from lossgeo.optimizers.adam import Adam
 from lossgeo.optimizers.rmsprop import RMSprop
 from lossgeo.optimizers.sgd import SGD
-from lossgeo.randomness import Noise
 from tests.support.dense import CASES, DIFFERENCES, ROUNDING, Dense
 from tests.support.networks import (
     CLASSES,
@@ -42,6 +41,7 @@ from tests.support.networks import (
     landscape_around,
     landscape_of,
 )
+from tests.support.steps import batch_loss
 
 # a sum over chunks in another order
 REORDERED = 1e-12
@@ -391,11 +391,11 @@ def test_an_operator_refuses_to_be_used_after_theta_moved(name: str) -> None:
 
 def trained(optimizer: Optimizer, steps: int) -> tuple[Landscape, Point]:
     landscape = landscape_of("mlp", chunk=10)
-    theta, noise = landscape.start(), Noise(0)
-    state = optimizer.init(landscape, theta)
+    theta, loss = landscape.start(), batch_loss(landscape)
+    state = optimizer.init(loss, theta)
     for k in range(steps):
-        batch = landscape.train.rows(slice(8 * (k % 4), 8 * (k % 4) + 8))
-        theta, state, *_ = optimizer.step(landscape, batch, theta, state, optimizer.lr, noise)
+        loss.begin(k, landscape.train.rows(slice(8 * (k % 4), 8 * (k % 4) + 8)))
+        theta, state, *_ = optimizer.step(loss, theta, state, optimizer.lr)
     return landscape, Point(steps, theta, state, optimizer)
 
 
@@ -466,7 +466,7 @@ def test_without_an_optimizer_or_parameters_there_is_nothing_to_precondition() -
 def test_sampling_errors_are_preconditioned_too() -> None:
     near = here(landscape_of("mlp"))
     vectors = directions(near.size).T
-    D = Slower().preconditioner(near.theta, {})
+    D = Slower.diagonal(len(near.theta))
     found = Preconditioned(of=Fisher(draws=5)).at(near).sampling(vectors)
     assert apart(found, Fisher(draws=5).at(near).sampling(vectors / D.sqrt())) <= ROUNDING
 
@@ -510,7 +510,7 @@ def test_differences_are_refused_in_bfloat16_with_the_way_out() -> None:
 def rounded(landscape: Landscape, network: str, loss: str, dtype: torch.dtype) -> Landscape:
     """The same landscape in another precision: parameters, buffers and data are those that the first one rounded to."""
     other = landscape_of(network, loss, chunk=10, dtype=dtype)
-    other.restore(landscape.buffers())
+    other.flat.restore(landscape.flat.buffers())
     for name in ("train", "test"):
         examples = getattr(landscape, name)
         fitting = (t.to(dtype) if t.is_floating_point() else t for t in examples)
@@ -532,7 +532,7 @@ def test_a_float32_landscape_can_be_measured_in_float64(network: str, batch_norm
     loss = "mse" if network == "cnn" else "cross_entropy"
     landscape = landscape_of(network, loss, chunk=10, dtype=torch.float32)
     other = rounded(landscape, network, loss, torch.float64)
-    before = landscape.buffers()
+    before = landscape.flat.buffers()
     for name in EXACT:
         if "preconditioned" in name:  # by a diagonal that is rounded to the precision of theta
             continue
@@ -541,14 +541,14 @@ def test_a_float32_landscape_can_be_measured_in_float64(network: str, batch_norm
         assert found.dtype == torch.float64, name
         # the same operations on the same numbers; 1e-10 is what is promised
         assert apart(found, wanted) <= 1e-10, name
-    assert all(torch.equal(b, before[n]) and b.dtype == before[n].dtype for n, b in landscape.buffers().items())
+    assert all(torch.equal(b, before[n]) and b.dtype == before[n].dtype for n, b in landscape.flat.buffers().items())
 
 
 @pytest.mark.parametrize(("network", "batch_norm"), MODES)
 def test_a_bfloat16_landscape_is_measured_in_float32_and_stays_as_it_is(network: str, batch_norm: str) -> None:
     landscape = landscape_of(network, chunk=10, dtype=torch.bfloat16)
     other = rounded(landscape, network, "cross_entropy", torch.float32)
-    theta, buffers = landscape.start(), landscape.buffers()
+    theta, buffers = landscape.start(), landscape.flat.buffers()
     mine = theta.clone()
     landscape.outputs(mine, landscape.train.inputs)
     for name in EXACT:
@@ -560,7 +560,7 @@ def test_a_bfloat16_landscape_is_measured_in_float32_and_stays_as_it_is(network:
         assert apart(found, measured(other, theta.float(), name, batch_norm).double()) <= 1e-6, name
     assert mine.dtype == torch.bfloat16
     assert torch.equal(mine, theta)
-    assert all(torch.equal(b, buffers[n]) and b.dtype == buffers[n].dtype for n, b in landscape.buffers().items())
+    assert all(torch.equal(b, buffers[n]) and b.dtype == buffers[n].dtype for n, b in landscape.flat.buffers().items())
     landscape.outputs(mine, landscape.train.inputs)
     flat = torch.cat([p.detach().flatten() for p in landscape.module.parameters()])
     assert flat.dtype == torch.bfloat16

@@ -28,6 +28,7 @@ from lossgeo.probes.density import Density
 from lossgeo.probes.eigenvalues import Eigenvalues
 from lossgeo.probes.trace import Trace
 from lossgeo.randomness import Noise, generator
+from tests.support.steps import batch_loss
 
 SUBSETS = 25
 
@@ -40,11 +41,12 @@ def trained(seed: int, steps: int, activation: str = "tanh", loss: Loss = CrossE
     landscape = Landscape(module, loss, data.task, data.train, data.test)
     optimizer = SGD(lr=0.1, momentum=0.9)
     theta = landscape.start()
-    state = optimizer.init(landscape, theta)
+    loss = batch_loss(landscape, noise=Noise(seed))
+    state = optimizer.init(loss, theta)
     stream = generator(seed, "batches")
     for _ in range(steps):
-        batch = landscape.train.rows(torch.randint(landscape.train.size, (32,), generator=stream))
-        theta, state, *_ = optimizer.step(landscape, batch, theta, state, 0.1, Noise(seed))
+        loss.begin(0, landscape.train.rows(torch.randint(landscape.train.size, (32,), generator=stream)))
+        theta, state, *_ = optimizer.step(loss, theta, state, 0.1)
     return landscape, Point(steps, theta.clone(), state, optimizer)
 
 
@@ -65,11 +67,11 @@ def covered(operator: Operator, samples: int, end: str, network: tuple[int, int,
     """Of SUBSETS samples: how many brackets hold the eigenvalue over all examples, and how many values are it."""
     landscape, point = trained(*network)
     asked = {"operator": operator, "top": int(end == "top"), "bottom": int(end == "bottom")}
-    (whole,) = Eigenvalues(**asked, tolerance=1e-4).measured(landscape, fresh(point), {}, 0).rows
+    (whole,) = Eigenvalues(**asked, tolerance=1e-4).run(landscape, fresh(point), {}, 0).rows
     held, exact = 0, 0
     for subset in range(SUBSETS):
         shuffled(landscape, subset)
-        (row,) = Eigenvalues(**asked, samples=samples).measured(landscape, fresh(point), {}, subset).rows
+        (row,) = Eigenvalues(**asked, samples=samples).run(landscape, fresh(point), {}, subset).rows
         held += row["low"] <= whole["eigenvalue"] <= row["high"]
         exact += abs(row["eigenvalue"] - whole["eigenvalue"]) <= row["residual"] + whole["residual"]
     return held, exact
@@ -108,12 +110,10 @@ def test_the_interval_of_the_trace_holds_the_trace_over_all_examples(samples: in
     held, trials = 0, 0
     for seed, steps, activation in NETWORKS:
         landscape, point = trained(seed, steps, activation)
-        exact = Trace(vectors=2000, tolerance=2e-3).measured(landscape, fresh(point), {}, 1).rows[0]
+        exact = Trace(vectors=2000, tolerance=2e-3).run(landscape, fresh(point), {}, 1).rows[0]
         for subset in range(40):
             shuffled(landscape, subset)
-            (row,) = (
-                Trace(samples=samples, vectors=16, tolerance=0.0).measured(landscape, fresh(point), {}, subset).rows
-            )
+            (row,) = Trace(samples=samples, vectors=16, tolerance=0.0).run(landscape, fresh(point), {}, subset).rows
             trials += 1
             held += row["low"] <= exact["value"] <= row["high"]
     assert trials == 200
@@ -135,11 +135,7 @@ def test_the_interval_of_a_mass_holds_the_exact_one() -> None:
     truth = float((spectrum > cut).mean())
     held = 0
     for seed in range(200):
-        rows = (
-            Density(steps=40, vectors=4, deflate=0)
-            .measured(landscape, Point(seed, landscape.start(), {}), {}, seed)
-            .rows
-        )
+        rows = Density(steps=40, vectors=4, deflate=0).run(landscape, Point(seed, landscape.start(), {}), {}, seed).rows
         share = mass(rows, cut, np.inf)
         held += share.low <= truth <= share.high
     # the interval also holds what 40 nodes leave open around the cut, so it may hold the truth more often than 95%

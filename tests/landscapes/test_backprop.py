@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from lossgeo.components.finding import find
-from lossgeo.landscapes.backprop import BACKWARD, Chain
+from lossgeo.landscapes.backprop import BACKWARD, Chain, chain_layers
 from lossgeo.landscapes.landscape import Landscape
 from lossgeo.landscapes.losses import Loss
 from lossgeo.landscapes.losses.cross_entropy import CrossEntropy
@@ -39,9 +39,9 @@ def test_every_nonlinearity_is_tested() -> None:
 def test_the_gradient_is_that_of_autograd(activation: str, hidden: tuple[int, ...], bias: bool, loss: str) -> None:
     module = find(Model, "mlp")(hidden=hidden, activation=activation, bias=bias).build(TASK, generator(0, "test"))
     landscape = Landscape(module, find(Loss, loss)(), TASK, batch(), batch(), torch.float64)
-    assert landscape._chain is not None
+    assert chain_layers(landscape.module) is not None
     inputs = landscape.train.inputs.clone()
-    value, gradient = landscape.gradient(landscape.start(), landscape.train, torch.Generator())
+    value, gradient = landscape.gradient(landscape.start(), landscape.train)
     expected = landscape.mean_gradient(landscape.start(), landscape.train)
     assert float(value) == pytest.approx(landscape.evaluate(landscape.start(), landscape.train).loss, rel=1e-14)
     assert (gradient - expected).norm() <= 1e-14 * expected.norm()
@@ -52,8 +52,8 @@ def test_the_gradient_is_that_of_autograd(activation: str, hidden: tuple[int, ..
 def test_a_loss_with_options_is_differentiated_too(fields: dict[str, Any]) -> None:
     module = find(Model, "mlp")(hidden=(5,)).build(TASK, generator(0, "test"))
     landscape = Landscape(module, CrossEntropy(**fields), TASK, batch(), batch(), torch.float64)
-    assert landscape._chain is not None
-    value, gradient = landscape.gradient(landscape.start(), landscape.train, torch.Generator())
+    assert chain_layers(landscape.module) is not None
+    value, gradient = landscape.gradient(landscape.start(), landscape.train)
     expected = landscape.mean_gradient(landscape.start(), landscape.train)
     assert float(value) == pytest.approx(landscape.evaluate(landscape.start(), landscape.train).loss, rel=1e-14)
     assert (gradient - expected).norm() <= 1e-14 * expected.norm()
@@ -63,7 +63,7 @@ def test_it_follows_theta() -> None:
     module = find(Model, "mlp")(hidden=(5,)).build(TASK, generator(0, "test"))
     landscape = Landscape(module, MSE(), TASK, batch(), batch(), torch.float64)
     for theta in (landscape.start(), landscape.start() * 1.5):
-        gradient = landscape.gradient(theta, landscape.train, torch.Generator())[1]
+        gradient = landscape.gradient(theta, landscape.train)[1]
         expected = landscape.mean_gradient(theta, landscape.train)
         assert (gradient - expected).norm() <= 1e-14 * expected.norm()
 

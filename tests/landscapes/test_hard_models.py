@@ -175,7 +175,7 @@ def measured(probe: Eigenvalues | Trace | Density, landscape: Landscape, seed: i
     """The rows of a probe at the start; nothing is moved."""
     theta = landscape.start()
     with untouched(landscape, theta):
-        rows = probe.measured(landscape, Point(3, theta, {}, Slower()), {}, seed).rows
+        rows = probe.run(landscape, Point(3, theta, {}, Slower()), {}, seed).rows
     assert [row["failure"] for row in rows if row.get("failure")] == []
     return rows
 
@@ -276,7 +276,7 @@ def test_a_transformer_on_text(tmp_path: Path) -> None:
     for name, product in (("hessian", hessian), ("gauss_newton", gauss_newton), ("fisher", gauss_newton)):
         assert apart(CASES[name].operator.at(near) @ v, product) <= ROUNDING, name
     rows = measured(Eigenvalues(top=1, bottom=1, tolerance=1e-3), landscape)
-    vectors = Eigenvalues(top=1, bottom=1, save_vectors=True).measured(landscape, near.point, {}, 0).vectors
+    vectors = Eigenvalues(top=1, bottom=1, save_vectors=True).run(landscape, near.point, {}, 0).vectors
     for row, end in zip(rows, ("top", "bottom"), strict=True):
         (u,) = next(t for key, t in vectors.items() if key.endswith(end))
         # the Rayleigh quotient of a vector with an error of 1e-3 or so is right to the square of that
@@ -361,12 +361,12 @@ stream = torch.Generator().manual_seed(0)
 examples = Examples(torch.randn(64, 64, generator=stream), torch.randint(0, 10, (64,), generator=stream))
 landscape = Landscape(module, CrossEntropy(), task, examples, examples, chunk=32)
 theta = landscape.start()
-landscape.gradient(theta, landscape.train, torch.Generator())
+landscape.gradient(theta, landscape.train)
 landscape.mean_gradient(theta, landscape.train)
 with open("/proc/self/statm") as file:
     before = int(file.read().split()[1]) * resource.getpagesize()  # now, which is no more than the peak until now
 probe = {"eigenvalues": Eigenvalues, "trace": Trace, "density": Density}[sys.argv[1]](**json.loads(sys.argv[2]))
-rows = probe.measured(landscape, Point(0, theta, {}), {}, 0).rows
+rows = probe.run(landscape, Point(0, theta, {}), {}, 0).rows
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 print(json.dumps({"size": landscape.size, "grown": peak - before, "rows": rows}))
 """

@@ -57,6 +57,7 @@ def gradients(surface: Surface, theta: torch.Tensor) -> torch.Tensor:
 
 
 def hessian(surface: Surface, theta: torch.Tensor) -> torch.Tensor:
+    surface.value(theta)  # what a surface draws once it has drawn before derivatives are taken of it
     return torch.func.hessian(surface.value)(theta)
 
 

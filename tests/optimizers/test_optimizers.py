@@ -25,6 +25,7 @@ from lossgeo.optimizers.adamw import AdamW
 from lossgeo.optimizers.rmsprop import RMSprop
 from lossgeo.optimizers.sgd import SGD
 from lossgeo.randomness import Noise, generator
+from tests.support.steps import given_loss
 
 NAMES = names(Optimizer)
 
@@ -102,7 +103,12 @@ class Net:
         w, b, out = parts
         return ((torch.tanh(batch.inputs @ w.T + b) @ out.T - batch.targets) ** 2).mean()
 
-    def gradient(self, theta: torch.Tensor, batch: Examples, _: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    def on(self, number: int, noise: Noise | None = None) -> Any:
+        """The loss of one of the batches."""
+        batch = self.batches[number % len(self.batches)]
+        return given_loss(lambda theta: self.gradient(theta, batch), noise)
+
+    def gradient(self, theta: torch.Tensor, batch: Examples) -> tuple[torch.Tensor, torch.Tensor]:
         leaf = theta.detach().clone().requires_grad_()
         loss = self.loss(self.parts(leaf), batch)
         self.buffer.copy_(torch.autograd.grad(loss, leaf)[0])
@@ -115,7 +121,7 @@ class Quadratic:
     def __init__(self, curvatures: torch.Tensor) -> None:
         self.curvatures = curvatures
 
-    def gradient(self, theta: torch.Tensor, *_: object) -> tuple[torch.Tensor, torch.Tensor]:
+    def gradient(self, theta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         gradient = self.curvatures * theta
         return theta.dot(gradient) / 2, gradient
 
@@ -129,10 +135,9 @@ def advance(optimizer: Optimizer, net: Any, theta: torch.Tensor, state: State, s
     """The last of some steps, from tensors that are handed over; what a finished step's gradient held is destroyed."""
     taken = None
     for step in steps:
-        batch = net.batches[step % len(net.batches)]
         if taken is not None:
             taken.gradient.fill_(torch.nan)
-        taken = optimizer.step(net, batch, theta, state, rate(optimizer, step), Noise(step))
+        taken = optimizer.step(net.on(step, Noise(step)), theta, state, rate(optimizer, step))
         theta, state = taken.theta, taken.state
     assert taken is not None
     return taken
@@ -145,7 +150,7 @@ def copies(state: State) -> State:
 def after(optimizer: Optimizer, steps: int, net: Any) -> tuple[torch.Tensor, State]:
     """Where some steps from the start lead, or the start itself."""
     theta = net.start.clone()
-    state = optimizer.init(net, theta)
+    state = optimizer.init(net.on(0), theta)
     if steps:
         theta, state, *_ = advance(optimizer, net, theta, state, range(steps))
     return theta, state
@@ -192,7 +197,7 @@ def test_a_step_is_a_function_of_its_arguments(name: str, options: dict[str, Any
     results = []
     for seed in (1, 2):  # of the global generators, which must not matter
         torch.manual_seed(seed)
-        taken = optimizer.step(net, net.batches[0], theta.clone(), copies(state), optimizer.lr, Noise(0))
+        taken = optimizer.step(net.on(0), theta.clone(), copies(state), optimizer.lr)
         results.append((taken.theta.clone(), copies(taken.state)))
     assert torch.equal(results[0][0], results[1][0])
     assert_same(results[0][1], results[1][1])
@@ -215,8 +220,8 @@ def test_global_generators_are_not_touched(name: str, options: dict[str, Any]) -
 def test_returns_loss_and_gradient_of_where_it_stood(name: str, options: dict[str, Any], steps: int) -> None:
     optimizer, net = find(Optimizer, name)(**options), Net()
     theta, state = after(optimizer, steps, net)
-    loss, gradient = Net().gradient(theta.clone(), net.batches[7], generator(0))
-    taken = optimizer.step(net, net.batches[7], theta, state, optimizer.lr, Noise(0))
+    loss, gradient = Net().gradient(theta.clone(), net.batches[7])
+    taken = optimizer.step(net.on(7), theta, state, optimizer.lr)
     assert torch.equal(taken.loss, loss)
     assert torch.equal(taken.gradient, gradient)  # so the step has not written into it either
 
@@ -246,7 +251,7 @@ def test_at_rate_zero_theta_stays(name: str, options: dict[str, Any]) -> None:
         theta, state = after(optimizer, steps, net)
         before = theta.clone()
         for step in range(3):
-            theta, state, *_ = optimizer.step(net, net.batches[step], theta, state, 0.0, Noise(0))
+            theta, state, *_ = optimizer.step(net.on(step), theta, state, 0.0)
         assert torch.equal(theta, before)
 
 
@@ -323,11 +328,10 @@ def vector(*values: float) -> torch.Tensor:
 
 
 def descend(optimizer: Optimizer, curvatures: torch.Tensor, theta: torch.Tensor, steps: int) -> torch.Tensor:
-    landscape: Any = Quadratic(curvatures)
-    batch: Any = None
-    state = optimizer.init(landscape, theta)
+    loss = given_loss(Quadratic(curvatures).gradient)
+    state = optimizer.init(loss, theta)
     for _ in range(steps):
-        theta, state, *_ = optimizer.step(landscape, batch, theta, state, optimizer.lr, Noise(0))
+        theta, state, *_ = optimizer.step(loss, theta, state, optimizer.lr)
     return theta
 
 

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from lossgeo.optimizers.noisy_gd import NoisyGD
 from lossgeo.optimizers.perturbed_gd import PerturbedGD, Theorem
 from lossgeo.randomness import Noise
+from tests.support.steps import given_loss
 
 
 class Saddle:
@@ -20,7 +21,7 @@ class Saddle:
     def __init__(self, curvatures: list[float]) -> None:
         self.curvatures = torch.tensor(curvatures, dtype=torch.float64)
 
-    def gradient(self, theta: torch.Tensor, *_: object) -> tuple[torch.Tensor, torch.Tensor]:
+    def gradient(self, theta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         walls = (self.curvatures < 0).double()
         value = (0.5 * self.curvatures * theta**2 + 0.25 * walls * theta**4).sum(-1)
         return value, self.curvatures * theta + walls * theta**3
@@ -52,15 +53,14 @@ BY_HAND: dict[str, Any] = {"lr": 0.1, "gradient_threshold": 0.05, "radius": 0.02
 @pytest.mark.parametrize("curvatures", [[1.0, -0.3], [1.0, 0.5, 0.2]], ids=["saddle", "bowl"])
 def test_perturbed_gd_is_the_algorithm_of_its_source(curvatures: list[float]) -> None:
     optimizer = PerturbedGD(**BY_HAND)
-    landscape: Any = Saddle(curvatures)
-    batch: Any = None
     start = torch.tensor([0.4] + [0.0] * (len(curvatures) - 1), dtype=torch.float64)
     expected, returned = by_the_book(curvatures, start, optimizer, 0.1, 400, seed=3)
     theta, noise, at = start.clone(), Noise(3), None
-    state = optimizer.init(landscape, theta)
+    loss = given_loss(Saddle(curvatures).gradient, noise)
+    state = optimizer.init(loss, theta)
     for step in range(400):
         noise.begin(step)
-        taken = optimizer.step(landscape, batch, theta, state, 0.1, noise)
+        taken = optimizer.step(loss, theta, state, 0.1)
         theta, state = taken.theta, taken.state
         if taken.ended is not None and bool(taken.ended):
             at = step
@@ -90,9 +90,8 @@ def test_kicks_are_uniform_in_the_ball() -> None:
     theta = torch.zeros(trials, dimension, dtype=torch.float64)
     noise = Noise(0, lambda: torch.arange(trials))
     noise.begin(0)
-    landscape: Any = Saddle([1.0] * dimension)
-    batch: Any = None
-    kicked = optimizer.step(landscape, batch, theta, optimizer.init(landscape, theta), 0.0, noise).theta
+    loss = given_loss(Saddle([1.0] * dimension).gradient, noise)
+    kicked = optimizer.step(loss, theta, optimizer.init(loss, theta), 0.0).theta
     lengths = torch.linalg.vector_norm(kicked, dim=1) / 2
     assert float(lengths.max()) <= 1
     variance = dimension / (dimension + 2) - (dimension / (dimension + 1)) ** 2
@@ -101,13 +100,12 @@ def test_kicks_are_uniform_in_the_ball() -> None:
 
 
 def test_noisy_gd_adds_a_vector_of_its_length() -> None:
-    landscape: Any = Saddle([1.0, -1.0, 0.5])
-    batch: Any = None
+    landscape = Saddle([1.0, -1.0, 0.5])
     theta = torch.ones(6, 3, dtype=torch.float64)
     noise = Noise(0, lambda: torch.arange(6))
     noise.begin(5)
     _, gradient = landscape.gradient(theta)
-    taken = NoisyGD(noise=0.3).step(landscape, batch, theta.clone(), {}, 0.1, noise)
+    taken = NoisyGD(noise=0.3).step(given_loss(landscape.gradient, noise), theta.clone(), {}, 0.1)
     added = (theta - 0.1 * gradient - taken.theta) / 0.1
     torch.testing.assert_close(torch.linalg.vector_norm(added, dim=1), torch.full((6,), 0.3).double())
     assert torch.unique(added, dim=0).shape[0] == 6

@@ -32,7 +32,7 @@ def landscape_over(surface: Surface) -> Landscape:
 
 
 def found(landscape: Landscape, theta: torch.Tensor, **options: Any) -> Row:
-    measured = CriticalPoints(**options).measured(landscape, Point(0, theta.clone(), {}), {}, 0)
+    measured = CriticalPoints(**options).run(landscape, Point(0, theta.clone(), {}), {}, 0)
     (row,) = measured.rows
     assert row.get("failure") is None, row["failure"]
     return row

@@ -65,7 +65,7 @@ from tests.support.synthetic import id_of, recipe, trained as tables_of_a_run, w
 
 
 def measured(probe: Probe, landscape: Landscape, seed: int = 0) -> list[dict[str, Any]]:
-    rows = probe.measured(landscape, Point(0, landscape.start(), {}, Slower()), {}, seed).rows
+    rows = probe.run(landscape, Point(0, landscape.start(), {}, Slower()), {}, seed).rows
     assert [row["failure"] for row in rows if row.get("failure")] == []
     return rows
 
@@ -135,7 +135,7 @@ def test_03_vectors_are_orthonormal(dtype: torch.dtype) -> None:
     landscape = landscape_of("cnn", dtype=dtype)
     for start in ("warm", "random"):
         probe = Eigenvalues(top=8, bottom=4, tolerance=1e-4, save_vectors=True, start=start)
-        found = probe.measured(landscape, Point(0, landscape.start(), {}), {}, 0).vectors
+        found = probe.run(landscape, Point(0, landscape.start(), {}), {}, 0).vectors
         vectors = torch.cat(list(found.values())).double()
         assert vectors.shape == (12, landscape.size)
         assert (vectors @ vectors.T - torch.eye(12)).abs().max() <= 1e-6
@@ -191,7 +191,7 @@ def test_06_a_probe_leaves_everything_as_it_was(name: str, batch_norm: str) -> N
     for settings in [small | more for more in tried] if issubclass(cls, CurvatureProbe) else [{}]:
         probe, theta = cls(**settings), landscape.start()
         with untouched(landscape, theta):
-            found = probe.measured(landscape, Point(5, theta, {}), {}, 0)
+            found = probe.run(landscape, Point(5, theta, {}), {}, 0)
         assert [row["failure"] for row in found.rows if row.get("failure")] == []
         assert len(found.rows) > 0
 
@@ -393,7 +393,7 @@ def test_16_the_loss_bends_along_an_eigenvector_by_its_eigenvalue(network: str) 
     landscape = landscape_of(network, "mse", chunk=10)
     theta = landscape.start()
     probe = Eigenvalues(top=2, bottom=1, tolerance=1e-6, save_vectors=True)
-    found = probe.measured(landscape, Point(0, theta, {}), {}, 0)
+    found = probe.run(landscape, Point(0, theta, {}), {}, 0)
     vectors = torch.cat([found.vectors["*:top"], found.vectors["*:bottom"]])
     h = 1e-3
 
@@ -437,7 +437,7 @@ def test_18_differences_take_a_step_that_rounding_leaves() -> None:
     for vector in (signs / signs.norm(), signs, 1e6 * signs):
         assert apart(operator @ vector, dense @ vector) <= DIFFERENCES
     half = landscape_of("cnn", dtype=torch.bfloat16)
-    (row,) = Eigenvalues(operator=FiniteDifference()).measured(half, Point(0, half.start(), {}), {}, 0).rows
+    (row,) = Eigenvalues(operator=FiniteDifference()).run(half, Point(0, half.start(), {}), {}, 0).rows
     assert "bfloat16; use hessian" in row["failure"]
     assert "eigenvalue" not in row
 

@@ -133,7 +133,7 @@ def test_a_plateau_is_measured_without_leaving_a_trace() -> None:
     steps, norms = torch.tensor([0, 10]), torch.tensor([1e-9, 1e9], dtype=torch.float64)
     memory = History(steps, norms, steps, kept, torch.tensor(1), torch.tensor(2)).memory()
     with untouched(landscape, theta):
-        found = probe.measured(landscape, Point(20, theta, {}), memory, 0)
+        found = probe.run(landscape, Point(20, theta, {}), memory, 0)
     (row,) = found.rows
     assert (row.get("failure"), row["number"], row["start_step"], row["end_step"]) == (None, 2, 0, 10)
     assert row["lambda_min"] < row["lambda_max"]

@@ -26,10 +26,10 @@ from lossgeo.probes import Probe
 from lossgeo.probes.density import Density
 from lossgeo.probes.eigenvalues import Eigenvalues
 from lossgeo.probes.trace import Trace
-from lossgeo.randomness import Noise
 from lossgeo.tables import Row
 from tests.support.networks import landscape_of
 from tests.support.program import lossgeo, rows, trained, written
+from tests.support.steps import batch_loss
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def point(landscape: Landscape, step: int = 7) -> Point:
 
 
 def found(probe: Probe, landscape: Landscape, at: Point | None = None, memory: dict | None = None) -> list[Row]:
-    rows = probe.measured(landscape, at or point(landscape), memory or {}, 0).rows
+    rows = probe.run(landscape, at or point(landscape), memory or {}, 0).rows
     assert [row["failure"] for row in rows if row.get("failure")] == []
     return rows
 
@@ -184,9 +184,9 @@ def test_other_settings_share_nothing(landscape: Landscape) -> None:
 
 def test_a_warm_start_takes_fewer_products_and_finds_the_same(landscape: Landscape) -> None:
     probe = Eigenvalues(start="warm", bottom=0, tolerance=1e-3)
-    cold = probe.measured(landscape, point(landscape), {}, 0)
+    cold = probe.run(landscape, point(landscape), {}, 0)
     near = Point(8, landscape.start() + 1e-4, {})
-    warm = probe.measured(landscape, near, cold.memory, 0)
+    warm = probe.run(landscape, near, cold.memory, 0)
     assert warm.rows[0]["matvecs"] < cold.rows[0]["matvecs"]
     exact = found(Eigenvalues(bottom=0, tolerance=1e-9), landscape, Point(8, landscape.start() + 1e-4, {}))
     assert warm.rows[0]["eigenvalue"] == pytest.approx(exact[0]["eigenvalue"], rel=1e-3)
@@ -251,15 +251,15 @@ def test_adams_own_curvature_needs_a_step_first() -> None:
     landscape = landscape_of("mlp", loss="mse")
     optimizer = Adam(lr=0.01)
     theta = landscape.start()
-    state = optimizer.init(landscape, theta)
+    state = optimizer.init(batch_loss(landscape), theta)
     probe = Eigenvalues(operator=Preconditioned(), bottom=0)
-    (row,) = probe.measured(landscape, Point(0, theta, state, optimizer), {}, 0).rows
+    (row,) = probe.run(landscape, Point(0, theta, state, optimizer), {}, 0).rows
     assert "before the first step" in row["failure"]
-    taken = optimizer.step(landscape, landscape.train, theta, state, 0.01, Noise(0))
+    taken = optimizer.step(batch_loss(landscape), theta, state, 0.01)
     at = Point(1, taken.theta, taken.state, optimizer)
     (row,) = found(probe, landscape, at)
     dense = np.stack([column(landscape, at, i) for i in range(landscape.size)])
-    scale = optimizer.preconditioner(taken.theta, taken.state).numpy() ** -0.5
+    scale = optimizer.preconditioner(taken.theta, taken.state).inverse_root(torch.ones_like(theta)).numpy()
     assert row["eigenvalue"] == pytest.approx(np.linalg.eigvalsh(scale[:, None] * dense * scale)[-1], rel=1e-3)
 
 

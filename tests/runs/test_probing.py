@@ -127,7 +127,8 @@ def test_a_measurement_that_failed_is_tried_again(tmp_path: Path, monkeypatch: p
         for _ in range(2):  # the second time it is tried again, and the row is replaced
             told = measure(run.folder, TRACE)
             assert [item.note for item in told if item.note] == [
-                f"{run.folder}: trace at step {step} failed: MemoryError: no room" for step in (0, 20)
+                f"{run.folder}: trace at step 0 failed: MemoryError: no room",
+                f"{run.folder}: trace failed at 2 steps; column `failure` of its table says why",
             ]
             assert [row["value"] for row in rows(run.folder, "trace")] == [None, None]
     measure(run.folder, TRACE)

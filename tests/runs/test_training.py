@@ -313,14 +313,14 @@ def test_theta_in_a_checkpoint_is_in_the_order_of_the_named_parameters(tmp_path:
 
 
 def test_auto_threads_are_measured_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "fastest_threads", lambda landscape, theta, batch: 2)
+    monkeypatch.setattr(machine, "fastest_threads", lambda landscape, theta, batch: 2)
     run = trained(tmp_path, threads="auto", steps=40)
     assert manifest(run.folder)["threads"] == 2
 
     def never(*_: Any) -> int:
         raise AssertionError("measured again")
 
-    monkeypatch.setattr(training, "fastest_threads", never)
+    monkeypatch.setattr(machine, "fastest_threads", never)
     run.note(status="stopped")  # as if a signal had come at the end
     news(run)
     assert torch.get_num_threads() == 2
@@ -329,7 +329,7 @@ def test_auto_threads_are_measured_once_and_kept(tmp_path: Path, monkeypatch: py
 
 
 def test_workers_share_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "cores", lambda: 8)
+    monkeypatch.setattr(machine, "cores", lambda: 8)
     run = a_run(tmp_path, threads="auto", steps=1)
     list(training.train(run, training.Interrupt(), workers=3))
     assert manifest(run.folder)["threads"] == 2

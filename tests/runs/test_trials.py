@@ -312,7 +312,7 @@ def test_a_wrong_recipe_says_what_is_wrong(changes: dict[str, Any], message: str
     [
         ({"start": {"at": "saddle", "index": 3}}, "has 1 saddles, counted from 0; there is no 3"),
         ({"surface": "rosenbrock"}, "has no saddle that is known"),
-        ({"probes": [{"name": "eigenvalues", "operator": "gauss_newton"}]}, "analytic surface: use operator: hessian"),
+        ({"probes": [{"name": "eigenvalues", "operator": "gauss_newton"}]}, "is analytic: use operator: hessian"),
     ],
 )
 def test_what_a_surface_does_not_have_is_told_before_anything_is_trained(

@@ -183,7 +183,7 @@ def test_the_noise_along_the_ways_out_is_that_of_batches(share: float) -> None:
     found = []
     for number in range(2000):
         rows = torch.randperm(landscape.train.size, generator=generator(number, "rows"))[:10]
-        _, gradient = landscape.gradient(saddle.theta, landscape.train.rows(rows), torch.Generator())
+        _, gradient = landscape.gradient(saddle.theta, landscape.train.rows(rows))
         found.append(saddle.directions @ gradient)
     measured = torch.stack(found).std(0)
     if share == 0.5:

@@ -14,7 +14,7 @@ from lossgeo.components.catalog import catalog
 from lossgeo.components.finding import find
 from lossgeo.landscapes.landscape import Landscape
 from lossgeo.landscapes.point import Point
-from lossgeo.landscapes.surface_module import SurfaceModule, Value, surface_data
+from lossgeo.landscapes.surface_module import SurfaceLoss, SurfaceModule, surface_data
 from lossgeo.landscapes.surfaces import Surface
 from lossgeo.landscapes.surfaces.himmelblau import Himmelblau
 from lossgeo.landscapes.surfaces.linear_autoencoder import LinearAutoencoder
@@ -90,9 +90,9 @@ def test_the_probe_tells_a_gradient_flat_point_from_a_critical_one() -> None:
     ramp = Ramp()
     begin, data = ramp.start(torch.Generator()), surface_data(ramp)
     module = SurfaceModule(ramp, begin.clone())
-    landscape = Landscape(module, Value(), data.task, data.train, data.test, torch.float64)
+    landscape = Landscape(module, SurfaceLoss(), data.task, data.train, data.test, torch.float64)
     probe = CriticalPoints(refine=find(Refiner, "gradient_norm")())
-    (row,) = probe.measured(landscape, Point(0, begin, {}), {}, 0).rows
+    (row,) = probe.run(landscape, Point(0, begin, {}), {}, 0).rows
     assert (row["accepted"], row["flat"], row["kind"]) == (False, True, "not critical")
     assert row["gradient_norm"] == pytest.approx(1.0, abs=1e-4)
 
@@ -104,7 +104,7 @@ def test_every_critical_point_that_is_found_of_an_autoencoder_has_its_loss_and_i
     probe = CriticalPoints(refine=find(Refiner, "levenberg_marquardt")(), starts=40, noise=(0.7, 0.7))
     landscape = landscape_over(surface)
     origin = Point(0, torch.zeros(surface.size, dtype=torch.float64), {})
-    rows = probe.measured(landscape, origin, {}, 0).rows
+    rows = probe.run(landscape, origin, {}, 0).rows
     assert len(rows) == 40
     found = [row for row in rows if row["accepted"]]
     assert len(found) >= 20

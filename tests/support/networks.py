@@ -16,7 +16,7 @@ from lossgeo.curvature.local_loss import LocalLoss
 from lossgeo.landscapes.landscape import Landscape
 from lossgeo.landscapes.losses import Loss
 from lossgeo.landscapes.models import Model
-from lossgeo.landscapes.point import Point
+from lossgeo.landscapes.point import Point, Preconditioner
 from lossgeo.landscapes.task import Examples, Task
 from lossgeo.randomness import generator
 
@@ -105,8 +105,12 @@ def landscape_around(
 class Slower:
     """An optimizer, as far as a measurement needs it, that divides every parameter's step by another number."""
 
-    def preconditioner(self, theta: torch.Tensor, state: dict[str, torch.Tensor]) -> torch.Tensor:
-        return torch.linspace(0.5, 3.0, len(theta), dtype=torch.float64)
+    @staticmethod
+    def diagonal(size: int) -> torch.Tensor:
+        return torch.linspace(0.5, 3.0, size, dtype=torch.float64)
+
+    def preconditioner(self, theta: torch.Tensor, state: dict[str, torch.Tensor]) -> Preconditioner:
+        return Preconditioner.diagonal(self.diagonal(len(theta)))
 
 
 def here(landscape: Landscape, batch_norm: str = "eval", **settings: Any) -> LocalLoss:
@@ -145,7 +149,7 @@ def noisy(dtype: torch.dtype = torch.float32) -> Landscape:
         torch.manual_seed(0)
         module = Noisy()
     landscape = landscape_around(module, data((6,)), dtype=dtype)
-    landscape.gradient(landscape.start(), landscape.train.rows(slice(0, 8)), torch.Generator())
+    landscape.gradient(landscape.start(), landscape.train.rows(slice(0, 8)))
     module.layers[1].eval()
     module.attention.eval()
     next(module.parameters()).grad = torch.ones(8, 6, dtype=dtype)

@@ -10,6 +10,7 @@ from lossgeo.curvature.graphs import Graphs
 from lossgeo.curvature.local_loss import LocalLoss, Pieces
 from lossgeo.curvature.operators import Operator
 from lossgeo.curvature.spectral.linear_operator import Contributions, LinearOperator
+from lossgeo.landscapes.landscape import total
 from lossgeo.landscapes.task import Examples
 
 ENOUGH = 256  # examples whose contributions are taken; their spread is then known to 5% or so, if it is normal
@@ -34,10 +35,7 @@ class Hessian(Operator):
 
         def matvec(vector: torch.Tensor) -> torch.Tensor:
             pieces = here.split(vector)
-            total = torch.zeros_like(vector)
-            for g, again in graphs:
-                total += here.flat(here.derivatives(g, pieces, keep=again))
-            return total
+            return total(here.flat(here.derivatives(g, pieces, keep=again)) for g, again in graphs)
 
         def contributions(vectors: torch.Tensor) -> Contributions:
             return _contributions(here.first(ENOUGH), vectors, here.examples.size)

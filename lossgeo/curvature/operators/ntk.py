@@ -11,6 +11,7 @@ from lossgeo.curvature.jacobian import jacobians
 from lossgeo.curvature.local_loss import LocalLoss
 from lossgeo.curvature.operators import Operator
 from lossgeo.curvature.spectral.linear_operator import LinearOperator
+from lossgeo.landscapes.landscape import total
 
 
 @final
@@ -36,9 +37,7 @@ class NTK(Operator):
 
         def matvec(vector: torch.Tensor) -> torch.Tensor:
             parts = [u.view(shape) for u, shape in zip(torch.split(vector, sizes), shapes, strict=True)]
-            pulled = torch.zeros(here.size, dtype=here.dtype, device=here.device)
-            for part, (jacobian, again) in zip(parts, chunks, strict=True):
-                pulled += jacobian.pull(part, again)
+            pulled = total(jacobian.pull(part, again) for part, (jacobian, again) in zip(parts, chunks, strict=True))
             pushed = [jacobian.push(pulled).reshape(-1) for jacobian, _ in chunks]
             return torch.cat(pushed) / predictions
 

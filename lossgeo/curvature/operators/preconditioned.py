@@ -15,7 +15,7 @@ from lossgeo.curvature.spectral.linear_operator import Contributions, LinearOper
 
 @final
 class Preconditioned(Operator):
-    """D^-1/2 A D^-1/2, D the diagonal by which the run's own optimizer divides its step: theta <- theta - lr D^-1 m.
+    """D^-1/2 A D^-1/2, D the preconditioner of the run's own optimizer: theta <- theta - lr D^-1 m.
 
     D is 1 for SGD. For Adam it is (1 - beta1^t) (sqrt(v / (1 - beta2^t)) + eps), and the largest eigenvalue of D^-1/2 H
     D^-1/2 settles near (2 + 2 beta1) / ((1 - beta1) lr), 38 / lr for beta1 = 0.9.
@@ -34,20 +34,23 @@ class Preconditioned(Operator):
         return self
 
     def at(self, here: LocalLoss) -> LinearOperator:
-        scale = here.block(here.point.preconditioner().to(here.dtype)).rsqrt()
+        root = here.point.preconditioner().inverse_root
         inner = self.of.at(here)
+
+        def scaled(vector: torch.Tensor) -> torch.Tensor:
+            return here.block(root(here.embedded(vector)))
 
         def contributions(vectors: torch.Tensor) -> Contributions:
             assert inner.contributions is not None
-            return inner.contributions(vectors * scale)
+            return inner.contributions(torch.stack([scaled(v) for v in vectors]))
 
         def sampling(vectors: torch.Tensor) -> torch.Tensor:
             assert inner.sampling is not None
-            return inner.sampling(vectors * scale)
+            return inner.sampling(torch.stack([scaled(v) for v in vectors]))
 
         return LinearOperator(
             here.size,
-            lambda vector: scale * (inner @ (scale * vector)),
+            lambda vector: scaled(inner @ scaled(vector)),
             here.dtype,
             here.device,
             contributions if inner.contributions else None,

@@ -65,6 +65,11 @@ class LinearOperator:
         self.seconds = 0.0
         self._matvec = matvec
 
+    def dense(self) -> torch.Tensor:
+        """The matrix (P, P), as symmetric as a matrix of floating-point numbers is; costs P products."""
+        matrix = self @ torch.eye(self.size, dtype=self.dtype, device=self.device)
+        return (matrix + matrix.T) / 2
+
     def __matmul__(self, vectors: torch.Tensor) -> torch.Tensor:
         """A v for v of shape (P,), or A V for V of shape (P, K), column by column.
 

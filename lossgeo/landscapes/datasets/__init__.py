@@ -46,6 +46,18 @@ class Data:
     source: str
     sha256: str  # of the raw arrays: their shapes, types and bytes, before anything was chosen
 
+    def described(self) -> dict[str, Any]:
+        """What run.json says of them."""
+        return {
+            "name": self.name,
+            "source": self.source,
+            "sha256": self.sha256,
+            "train": self.train.size,
+            "test": self.test.size,
+            "inputs": self.task.inputs,
+            "outputs": self.task.outputs,
+        }
+
 
 def _said_as(meaning: str) -> WrapValidator:
     """One message for a union, where pydantic has one for each branch that the value is not."""

@@ -186,7 +186,7 @@ def _trained(landscape: Landscape) -> Trained | None:
     fades = signs.zero > Signs.of(hessian(landscape.start()) @ whole).zero or signs.distance(g) > NEAR
     if fades or not float(torch.linalg.vector_norm(g)) <= CRITICAL:
         return None
-    landscape.go_to(theta)
+    landscape.flat.go_to(theta)
     return Trained(landscape, landscape.evaluate(theta, landscape.train).loss, signs.negative, signs.zero)
 
 
