@@ -14,18 +14,19 @@ import numpy as np
 from pydantic import Field
 
 from lossgeo.components.component import Component
+from lossgeo.tables import Row as Row
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from lossgeo.reports.analysis.study import Study
 
-Row = dict[str, Any]
-
 # fields that several reports share
-Operator = Annotated[str, Field(description="operator whose curvature is shown, as the probes name it")]
-Parameters = Annotated[str, Field(description="group of parameters, as the probes name it; * is all")]
-Probe = Annotated[str | None, Field(description="probe to read, where several measured the operator; else the first")]
+OperatorName = Annotated[str, Field(description="operator whose curvature is shown, as the probes name it")]
+ParametersGlob = Annotated[str, Field(description="group of parameters, as the probes name it; * is all")]
+ProbeKey = Annotated[
+    str | None, Field(description="probe to read, where several measured the operator; else the first")
+]
 
 
 @dataclass(frozen=True)

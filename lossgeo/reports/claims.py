@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from typing import Any, Literal, final
 
 from lossgeo.components.finding import find
-from lossgeo.reports import Report, Row, Summary, label
+from lossgeo.reports import Report, Summary, label
 from lossgeo.reports.analysis.study import RunData, Study
+from lossgeo.tables import Row
 
 
 @final

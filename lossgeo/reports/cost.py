@@ -16,8 +16,9 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from lossgeo.reports import Report, Row, Summary, plain
+from lossgeo.reports import Report, Summary, plain
 from lossgeo.reports.analysis.study import WHOLE, RunData, Study
+from lossgeo.tables import Row
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, final
 import numpy as np
 import pandas as pd
 
-from lossgeo.reports import Report, Row, Summary
+from lossgeo.reports import Report, Summary
 from lossgeo.reports.analysis.arms import settings_of
 from lossgeo.reports.analysis.intervals import mean_with_interval, root_mean_square, share, spearman
 from lossgeo.reports.analysis.power_laws import limit
 from lossgeo.reports.analysis.study import Study
+from lossgeo.tables import Row
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, final
 import numpy as np
 import pandas as pd
 
-from lossgeo.reports import Report, Row, Summary
+from lossgeo.reports import Report, Summary
 from lossgeo.reports.analysis.arms import settings_of, told_apart
 from lossgeo.reports.analysis.intervals import correlation, mean_with_interval, share, spread_ratio
 from lossgeo.reports.analysis.study import Study
+from lossgeo.tables import Row
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

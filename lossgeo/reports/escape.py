@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, final
 
 from pydantic import Field
 
-from lossgeo.reports import Report, Row, Summary, plain
+from lossgeo.reports import Report, Summary, plain
 from lossgeo.reports.analysis.arms import Arm, Family, families_of, laws_of, settings_of
 from lossgeo.reports.analysis.intervals import share
 from lossgeo.reports.analysis.power_laws import Law
 from lossgeo.reports.analysis.study import Study
 from lossgeo.reports.analysis.survival import logrank, survival
+from lossgeo.tables import Row
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

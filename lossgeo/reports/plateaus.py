@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, final
 import numpy as np
 import pandas as pd
 
-from lossgeo.reports import Report, Row, Summary
+from lossgeo.reports import Report, Summary
 from lossgeo.reports.analysis.arms import settings_of, told_apart
 from lossgeo.reports.analysis.intervals import bootstrap_interval, share
 from lossgeo.reports.analysis.study import Study
 from lossgeo.reports.analysis.survival import Survival, survival
+from lossgeo.tables import Row
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -16,9 +16,10 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from lossgeo.reports import Operator, Parameters, Probe, Report, Row, Summary, choice_note, label, plain
+from lossgeo.reports import OperatorName, ParametersGlob, ProbeKey, Report, Summary, choice_note, label, plain
 from lossgeo.reports.analysis.intervals import FEWEST, Slope, loglog_slope, mean_with_interval
 from lossgeo.reports.analysis.study import WHOLE, RunData, Study, last, natural
+from lossgeo.tables import Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -60,9 +61,9 @@ class Sharpness(Report):
     Source: Keskar et al. 2017 (the claim); Jastrzebski et al. 2018 (lambda_max and lr / batch size).
     """
 
-    operator: Operator = "hessian"
-    parameters: Parameters = WHOLE
-    probe: Probe = None
+    operator: OperatorName = "hessian"
+    parameters: ParametersGlob = WHOLE
+    probe: ProbeKey = None
     step: Literal["last"] | int = Field(
         default="last", description="last, or a step: the last measurement at or before it"
     )

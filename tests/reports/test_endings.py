@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lossgeo.reports import Row, Summary
+from lossgeo.reports import Summary
 from lossgeo.reports.analysis.intervals import spread_ratio
 from lossgeo.reports.analysis.study import Study
 from lossgeo.reports.endings import Endings
+from lossgeo.tables import Row
 from tests.support.synthetic import recipe, write_run
 
 

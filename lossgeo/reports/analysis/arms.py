@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lossgeo.reports import Row, label
+from lossgeo.reports import label
 from lossgeo.reports.analysis.power_laws import Law, law
 from lossgeo.reports.analysis.study import Study, natural
 from lossgeo.reports.analysis.survival import Survival
+from lossgeo.tables import Row
 
 RESAMPLES = 2000
 

@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 
 from lossgeo.curvature.spectral.spectral_density import Outliers, SpectralDensity, outliers
-from lossgeo.reports import Row, plain
+from lossgeo.reports import plain
 from lossgeo.reports.analysis.study import RunData
+from lossgeo.tables import Row
 
 QUANTILE = 1.96
 APART = 4.0  # standard errors between two estimates of one number: chance does that once in 16,000
