@@ -34,8 +34,8 @@ class Summary:
     """What a report found.
 
     rows   flat, with the same keys in every row, of plain Python values; None is missing, never NaN. A number X with an
-           interval has X_low and X_high right behind it: so a format knows the digits that X supports, and a claim what
-           to judge. At least one row.
+           interval has columns X_low and X_high: so a format knows the digits that X supports, and a claim its
+           verdict. At least one row.
     notes  what must be known to read the rows, in sentences: what was left out and why, which comparison is not fair.
     draw   makes the figure, matplotlib being imported only then; None where there is nothing to draw.
     """
