@@ -14,18 +14,19 @@ import numpy as np
 from pydantic import Field
 
 from lossgeo.components.component import Component
+from lossgeo.tables import Row as Row
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from lossgeo.reports.analysis.study import Study
 
-Row = dict[str, Any]
-
 # fields that several reports share
-Operator = Annotated[str, Field(description="operator whose curvature is shown, as the probes name it")]
-Parameters = Annotated[str, Field(description="group of parameters, as the probes name it; * is all")]
-Probe = Annotated[str | None, Field(description="probe to read, where several measured the operator; else the first")]
+OperatorName = Annotated[str, Field(description="operator whose curvature is shown, as the probes name it")]
+ParametersGlob = Annotated[str, Field(description="group of parameters, as the probes name it; * is all")]
+ProbeKey = Annotated[
+    str | None, Field(description="probe to read, where several measured the operator; else the first")
+]
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,8 @@ class Summary:
     """What a report found.
 
     rows   flat, with the same keys in every row, of plain Python values; None is missing, never NaN. A number X with an
-           interval has X_low and X_high right behind it: so a format knows the digits that X supports, and a claim what
-           to judge. At least one row.
+           interval has columns X_low and X_high: so a format knows the digits that X supports, and a claim its
+           verdict. At least one row.
     notes  what must be known to read the rows, in sentences: what was left out and why, which comparison is not fair.
     draw   makes the figure, matplotlib being imported only then; None where there is nothing to draw.
     """

@@ -1,7 +1,7 @@
 """What became of the claims? One row for everything that a recipe's claim expects, with its verdict.
 
-The decision a reader would question: a claim names a column that its report publishes, and rows by the settings in
-them. Nothing in a recipe is evaluated as code, and whatever a claim is judged by can be read in the report itself.
+A claim names a column that its report publishes, and rows by the settings in them. Nothing in a recipe is evaluated as
+code, and whatever a claim is judged by can be read in the report itself: statistic x by columns x_low and x_high.
 """
 
 from __future__ import annotations
@@ -12,8 +12,11 @@ from collections.abc import Iterator
 from typing import Any, Literal, final
 
 from lossgeo.components.finding import find
-from lossgeo.reports import Report, Row, Summary, label
+from lossgeo.reports import Report, Summary, label
 from lossgeo.reports.analysis.study import RunData, Study
+from lossgeo.tables import Row
+
+OTHER_ENDS = {"median_steps": ("low", "high")}  # columns of report `escape`, older than the names x_low and x_high
 
 
 @final
@@ -76,14 +79,9 @@ def _numbers(statistic: str | None, row: Row | None) -> Row:
 
 
 def _interval(statistic: str, row: Row) -> tuple[float, float] | None:
-    """The 95% interval of a statistic in a report's row: the two columns behind it, if they are one."""
-    names = list(row)
-    if statistic not in row:
-        return None
-    ends = names[names.index(statistic) + 1 :][:2]
-    if ends not in ([f"{statistic}_low", f"{statistic}_high"], ["low", "high"]) or None in (row[e] for e in ends):
-        return None
-    return float(row[ends[0]]), float(row[ends[1]])
+    """The interval of a statistic in a report's row; None where the row has none."""
+    low, high = (row.get(name) for name in OTHER_ENDS.get(statistic, (f"{statistic}_low", f"{statistic}_high")))
+    return None if low is None or high is None else (float(low), float(high))
 
 
 Verdict = Literal["confirmed", "inconclusive", "contradicted"]

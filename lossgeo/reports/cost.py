@@ -16,8 +16,10 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from lossgeo.reports import Report, Row, Summary, plain
+from lossgeo.reports import Report, Summary, plain
+from lossgeo.reports.analysis.intervals import Estimate
 from lossgeo.reports.analysis.study import WHOLE, RunData, Study
+from lossgeo.tables import Row
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -74,9 +76,7 @@ class Cost(Report):
             **_what(found),
             "measurements": len(found),
             "failures": int(found["failed"].sum()),
-            "seconds": median,
-            "seconds_low": float(seconds.min()) if len(seconds) > 1 else None,
-            "seconds_high": float(seconds.max()) if len(seconds) > 1 else None,
+            **Estimate(median, *((seconds.min(), seconds.max()) if len(seconds) > 1 else ())).columns("seconds"),
             "matvecs": plain(good["matvecs"].median()),
             "gradient_seconds": plain(good["gradient_seconds"].median()),
             "gradient_equivalents": plain(equivalents.median()),

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, final
 import numpy as np
 import pandas as pd
 
-from lossgeo.reports import Report, Row, Summary
+from lossgeo.reports import Report, Summary
 from lossgeo.reports.analysis.arms import settings_of
-from lossgeo.reports.analysis.intervals import mean_with_interval, root_mean_square, share, spearman
+from lossgeo.reports.analysis.intervals import mean, root_mean_square, share, spearman
 from lossgeo.reports.analysis.power_laws import limit
 from lossgeo.reports.analysis.study import Study
+from lossgeo.tables import Row
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -74,12 +75,12 @@ def _numbers(found: pd.DataFrame) -> Row:
     return {
         "measured": int(found["failure"].isna().sum()),
         "searches": len(searches),
-        **share("accepted_share", accepted, len(searches)),
-        **share("flat_share", flat, len(searches)),
+        **share(accepted, len(searches)).columns("accepted_share"),
+        **share(flat, len(searches)).columns("flat_share"),
         "points": len(points),
         **{kind: int(kinds.get(kind, 0)) for kind in ("minimum", "saddle", "maximum")},
-        **share("minimum_share", int(kinds.get("minimum", 0)), len(points)),
-        **spearman("spearman", points["loss"].to_numpy(), points["index"].to_numpy()),
+        **share(int(kinds.get("minimum", 0)), len(points)).columns("minimum_share"),
+        **spearman(points["loss"].to_numpy(), points["index"].to_numpy()).columns("spearman"),
         **_theory(points[points["expected_index"].notna()]),
     }
 
@@ -95,10 +96,9 @@ def _energy(found: pd.DataFrame, arms: list[tuple[Row, pd.DataFrame]]) -> Row:
     """The mean energy of the minima, and what it goes to as the number of parameters grows."""
     sizes = [float(other["size"].max()) for _, other in arms]
     grown = limit(sizes, [_energies(other) for _, other in arms], FINITE_SIZE)
-    ends = ("", "_low", "_high")
     return {
-        **mean_with_interval("energy", _energies(found).tolist()),
-        **dict(zip((f"energy_limit{end}" for end in ends), grown or (None, None, None), strict=True)),
+        **mean(_energies(found).tolist()).columns("energy"),
+        **grown.columns("energy_limit"),
     }
 
 
@@ -109,8 +109,8 @@ def _theory(known: pd.DataFrame) -> Row:
     alike = (index == expected) & (np.abs(loss - level) <= EQUAL * np.maximum(1.0, np.abs(level)))
     exact = len(known) if (expected == expected.round()).all() else 0  # else it is a mean that theory gives
     return {
-        **share("theory_share", int(alike.sum()), exact),
-        **root_mean_square("index_rms", (index - expected) / known["size"].to_numpy()),
+        **share(int(alike.sum()), exact).columns("theory_share"),
+        **root_mean_square((index - expected) / known["size"].to_numpy()).columns("index_rms"),
     }
 
 

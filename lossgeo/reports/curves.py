@@ -9,7 +9,7 @@ import pandas as pd
 from pydantic import Field
 
 from lossgeo.errors import UsageError
-from lossgeo.reports import Operator, Parameters, Probe, Report, Summary, choice_note, label, plain
+from lossgeo.reports import OperatorName, ParametersGlob, ProbeKey, Report, Summary, choice_note, label, plain
 from lossgeo.reports.analysis.study import WHOLE, RunData, Study, natural
 
 if TYPE_CHECKING:
@@ -29,9 +29,9 @@ class Curves(Report):
     of the nearest logged step, is the curvature above which full-batch gradient descent is unstable on a quadratic.
     """
 
-    operator: Operator = "hessian"
-    parameters: Parameters = WHOLE
-    probe: Probe = None
+    operator: OperatorName = "hessian"
+    parameters: ParametersGlob = WHOLE
+    probe: ProbeKey = None
     color: str | None = Field(
         default=None, description="swept setting that colors the lines; else the first but the seed"
     )

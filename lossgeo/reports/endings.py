@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, final
 import numpy as np
 import pandas as pd
 
-from lossgeo.reports import Report, Row, Summary
+from lossgeo.reports import Report, Summary
 from lossgeo.reports.analysis.arms import settings_of, told_apart
-from lossgeo.reports.analysis.intervals import correlation, mean_with_interval, share, spread_ratio
+from lossgeo.reports.analysis.intervals import correlation, mean, share, spread_ratio
 from lossgeo.reports.analysis.study import Study
+from lossgeo.tables import Row
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -67,13 +68,13 @@ def _numbers(found: pd.DataFrame, first: np.ndarray) -> Row:
     fell, losses = found[found["fell"]], _losses(found)
     return {
         "trials": len(found),
-        **share("fell_share", int(found["fell"].sum()), len(found)),
-        **mean_with_interval("train_loss", fell["train"].tolist()),
-        **mean_with_interval("test_loss", fell["test"].tolist()),
-        **mean_with_interval("test_accuracy", fell["accuracy"].tolist()),
+        **share(int(found["fell"].sum()), len(found)).columns("fell_share"),
+        **mean(fell["train"].tolist()).columns("train_loss"),
+        **mean(fell["test"].tolist()).columns("test_loss"),
+        **mean(fell["accuracy"].tolist()).columns("test_accuracy"),
         "spread": float(np.std(losses, ddof=1)) if len(losses) > 1 else None,
-        **spread_ratio("spread_ratio", losses, first),
-        **correlation("correlation", fell["train"].to_numpy(), fell["test"].to_numpy()),
+        **spread_ratio(losses, first).columns("spread_ratio"),
+        **correlation(fell["train"].to_numpy(), fell["test"].to_numpy()).columns("correlation"),
     }
 
 

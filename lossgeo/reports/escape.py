@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, final
 
 from pydantic import Field
 
-from lossgeo.reports import Report, Row, Summary, plain
+from lossgeo.reports import Report, Summary, plain
 from lossgeo.reports.analysis.arms import Arm, Family, families_of, laws_of, settings_of
-from lossgeo.reports.analysis.intervals import share
+from lossgeo.reports.analysis.intervals import Estimate, share
 from lossgeo.reports.analysis.power_laws import Law
 from lossgeo.reports.analysis.study import Study
 from lossgeo.reports.analysis.survival import logrank, survival
+from lossgeo.tables import Row
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-ENDS = ("", "_low", "_high")
 COLUMNS = ["run", "replica", "saddle", "start_step", "escape_step", "censored", "last_step", "ended", "underflow"]
 
 
@@ -79,7 +79,8 @@ class Escape(Report):
 def _row(arm: Arm, arms: list[Arm], several: bool, fitted: Law | None) -> Row:
     first = next(other for other in arms if other.saddle == arm.saddle)
     curve, ended, prediction = arm.curve, arm.trials["ended"], arm.prediction
-    steps = (curve.median, curve.median_low, curve.median_high) if curve else (None, None, None)
+    steps = curve.median if curve else Estimate()
+    ratio = steps.map(lambda s: s / prediction if s else None) if prediction else Estimate()
     return {
         **arm.settings,
         **({"saddle": arm.saddle} if several else {}),
@@ -88,19 +89,17 @@ def _row(arm: Arm, arms: list[Arm], several: bool, fitted: Law | None) -> Row:
         "censored": int(arm.censored.sum()),
         "diverged": int((ended == "diverged").sum()),
         "underflow": int(arm.trials["underflow"].sum()),
-        **share("escaped_share", int((~arm.censored).sum()), len(arm.trials)),
-        **dict(zip(("median_steps", "low", "high"), steps, strict=True)),
+        **share(int((~arm.censored).sum()), len(arm.trials)).columns("escaped_share"),
+        "median_steps": steps.value,
+        "low": steps.low,
+        "high": steps.high,
         "predicted_steps": prediction,
-        **{f"ratio{end}": s / prediction if s and prediction else None for end, s in zip(ENDS, steps, strict=True)},
-        **dict(zip((f"stage_ratio{end}" for end in ENDS), arm.stage_ratio(arms), strict=True)),
+        **ratio.columns("ratio"),
+        **arm.stage_ratio(arms).columns("stage_ratio"),
         "logrank_p": None if arm is first or not (curve and first.curve) else logrank(first.sample, arm.sample),
         "law": fitted.name if fitted else None,
-        "exponent": fitted.exponent if fitted else None,
-        "exponent_low": fitted.exponent_low if fitted else None,
-        "exponent_high": fitted.exponent_high if fitted else None,
-        "slope": fitted.slope if fitted else None,
-        "slope_low": fitted.slope_low if fitted else None,
-        "slope_high": fitted.slope_high if fitted else None,
+        **(fitted.exponent if fitted else Estimate()).columns("exponent"),
+        **(fitted.slope if fitted else Estimate()).columns("slope"),
     }
 
 

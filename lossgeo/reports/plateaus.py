@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, final
 import numpy as np
 import pandas as pd
 
-from lossgeo.reports import Report, Row, Summary
+from lossgeo.reports import Report, Summary
 from lossgeo.reports.analysis.arms import settings_of, told_apart
-from lossgeo.reports.analysis.intervals import bootstrap_interval, share
+from lossgeo.reports.analysis.intervals import Estimate, mean, share
 from lossgeo.reports.analysis.study import Study
 from lossgeo.reports.analysis.survival import Survival, survival
+from lossgeo.tables import Row
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-ENDS = ("", "_low", "_high")
 NUMBERS = ["start_step", "last_step", "middle_loss", "lambda_min", "lambda_max", "leaving_steps", "predicted_steps"]
 
 
@@ -60,20 +60,17 @@ def _curve(found: pd.DataFrame) -> Survival | None:
 
 def _numbers(found: pd.DataFrame) -> Row:
     curve = _curve(found)
-    steps = (curve.median, curve.median_low, curve.median_high) if curve else (None, None, None)
     medians = {name: float(found[name].median()) if found[name].notna().any() else None for name in NUMBERS}
     theory = found[found["predicted_steps"].gt(0) & found["leaving_steps"].gt(0)]
     logs = np.log(theory["leaving_steps"].to_numpy() / theory["predicted_steps"].to_numpy())
-    interval = bootstrap_interval(logs) or (None, None)
-    centers = (float(logs.mean()) if len(logs) else None, *interval)
     return {
         "plateaus": len(found),
         "censored": int(found["censored"].eq(True).sum()),
-        **dict(zip((f"steps{end}" for end in ENDS), steps, strict=True)),
+        **(curve.median if curve else Estimate()).columns("steps"),
         **{name: medians[name] for name in ("start_step", "middle_loss", "lambda_min", "lambda_max")},
-        **share("strict_share", int(found["strict"].eq(True).sum()), len(found)),
+        **share(int(found["strict"].eq(True).sum()), len(found)).columns("strict_share"),
         **{name: medians[name] for name in ("leaving_steps", "predicted_steps")},
-        **{f"ratio{end}": None if x is None else float(np.exp(x)) for end, x in zip(ENDS, centers, strict=True)},
+        **mean(logs).map(np.exp).columns("ratio"),
     }
 
 

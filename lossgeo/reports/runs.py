@@ -7,7 +7,7 @@ from typing import final
 
 import pandas as pd
 
-from lossgeo.reports import Operator, Probe, Report, Summary, plain
+from lossgeo.reports import OperatorName, ProbeKey, Report, Summary, plain
 from lossgeo.reports.analysis.study import Study, last
 
 
@@ -15,8 +15,8 @@ from lossgeo.reports.analysis.study import Study, last
 class Runs(Report):
     """Every run with what was swept, its status, its last numbers and its seconds."""
 
-    operator: Operator = "hessian"
-    probe: Probe = None
+    operator: OperatorName = "hessian"
+    probe: ProbeKey = None
 
     def render(self, study: Study) -> Summary:
         """One row a run, whatever its state; a number that was never measured is None."""

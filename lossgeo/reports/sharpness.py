@@ -16,9 +16,10 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from lossgeo.reports import Operator, Parameters, Probe, Report, Row, Summary, choice_note, label, plain
-from lossgeo.reports.analysis.intervals import FEWEST, Slope, loglog_slope, mean_with_interval
+from lossgeo.reports import OperatorName, ParametersGlob, ProbeKey, Report, Summary, choice_note, label, plain
+from lossgeo.reports.analysis.intervals import FEWEST, Estimate, Slope, loglog_slope, mean
 from lossgeo.reports.analysis.study import WHOLE, RunData, Study, last, natural
+from lossgeo.tables import Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,8 +48,9 @@ class Family:
         """The slope with its interval, "" without one."""
         if self.slope is None:
             return ""
-        interval = "" if self.slope.low is None else f" [{self.slope.low:.2f}, {self.slope.high:.2f}]"
-        return f"{self.slope.mean:.2f}{interval}"
+        found = self.slope.exponent
+        interval = "" if found.low is None else f" [{found.low:.2f}, {found.high:.2f}]"
+        return f"{found.value:.2f}{interval}"
 
 
 @final
@@ -60,9 +62,9 @@ class Sharpness(Report):
     Source: Keskar et al. 2017 (the claim); Jastrzebski et al. 2018 (lambda_max and lr / batch size).
     """
 
-    operator: Operator = "hessian"
-    parameters: Parameters = WHOLE
-    probe: Probe = None
+    operator: OperatorName = "hessian"
+    parameters: ParametersGlob = WHOLE
+    probe: ProbeKey = None
     step: Literal["last"] | int = Field(
         default="last", description="last, or a step: the last measurement at or before it"
     )
@@ -152,9 +154,7 @@ def _family(name: str, runs: pd.DataFrame, settings: list[str], tied: list[str])
     slope = loglog_slope(used["size"], used["lambda_max"], list(used["seed"]))
     shared = {
         "train_loss_ratio": max(losses) / min(losses) if len(losses) > 1 else None,
-        "slope": slope.mean if slope else None,
-        "slope_low": slope.low if slope else None,
-        "slope_high": slope.high if slope else None,
+        **(slope.exponent if slope else Estimate()).columns("slope"),
     }
     return Family(name, runs, [row | shared for row in rows], slope)
 
@@ -165,7 +165,7 @@ def _row(group: pd.DataFrame, settings: list[str]) -> Row:
     diverged = int((group["outcome"] == "diverged").sum())
     means: Row = {}
     for column in ("lambda_max", "trace", "train_loss", "test_accuracy"):
-        means |= mean_with_interval(column, list(used[column]))
+        means |= mean(used[column]).columns(column)
     return {
         "batch_size": first["batch_size"] if size is None else int(size),
         **{key: first[key] for key in settings},
@@ -246,8 +246,8 @@ def _draw(operator: str, families: list[Family]) -> Figure:
 
     drawn = [family for family in families if len(family.used)]
     used = pd.concat([family.used for family in drawn])
-    law = drawn[0].slope if len(drawn) == 1 else None
-    exponent = f" $\\propto$ batch size$^{{\\,{law.mean:.2f}}}$" if law else f" of the {operator}"
+    law = drawn[0].slope.exponent if len(drawn) == 1 and drawn[0].slope else None
+    exponent = f" $\\propto$ batch size$^{{\\,{law.value:.2f}}}$" if law else f" of the {operator}"
     interval = f"  [{law.low:.2f}, {law.high:.2f}]" if law and law.low is not None else ""
     titles = {"lambda_max": f"$\\lambda_{{\\max}}${exponent}{interval}", "train_loss": "train loss"}
     if used["test_accuracy"].notna().any():
@@ -293,7 +293,7 @@ def _draw_family(axis: Axes, column: str, family: Family, look: tuple[Any, str],
     if column == "lambda_max" and family.slope is not None:
         u, v = np.log(size[value > 0]), np.log(value[value > 0])
         ends = np.array([u.min(), u.max()])
-        line = np.exp(v.mean() + family.slope.mean * (ends - u.mean()))
+        line = np.exp(v.mean() + family.slope.exponent.value * (ends - u.mean()))
         axis.plot(np.exp(ends), line, "--", color=color, linewidth=1, alpha=0.8)
 
 

@@ -15,9 +15,10 @@ import pandas as pd
 from pydantic import Field
 
 from lossgeo.errors import UsageError
-from lossgeo.reports import Operator, Probe, Report, Row, Summary
+from lossgeo.reports import OperatorName, ProbeKey, Report, Summary
 from lossgeo.reports.analysis.spectra import APART, Measured
 from lossgeo.reports.analysis.study import WHOLE, Study, one_probe
+from lossgeo.tables import Row
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,11 +41,11 @@ class Spectrum(Report):
     Source: Sagun et al. 2017 (bulk and outliers); Papyan 2020 (their number); Ghorbani et al. 2019 (the density).
     """
 
-    operator: Operator = "hessian"
+    operator: OperatorName = "hessian"
     parameters: str = Field(
         default=WHOLE, description="group of parameters, as the probes name it; * is all, each: a row for every group"
     )
-    probe: Probe = None
+    probe: ProbeKey = None
     step: Literal["last", "all"] | int = Field(
         default="last", description="last, all, or a step: the last measurement at or before it"
     )

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from lossgeo.components.component import Component
+from lossgeo.reports import Report, Summary
 from lossgeo.reports.analysis.study import Study
 from lossgeo.reports.claims import Claims, verdict
 from tests.support.synthetic import recipe, write_run
@@ -74,6 +76,39 @@ def test_every_expectation_has_a_row_with_its_verdict(tmp_path: Path) -> None:
     assert {row["expected"] for row in rows} == {"[0.9, 1.1]"}
     assert rows[0]["command"] == "lossgeo train synthetic | lossgeo report escape -"
     assert rows[1]["where"] == "optimizer.lr 0.2"
+
+
+class Scattered(Report):
+    """Columns in an order that says nothing."""
+
+    def render(self, study: Study) -> Summary:
+        row = {"high": 9.0, "x_high": 1.5, "low": 8.0, "x": 1.0, "y_low": 4.0, "y_high": 5.0, "x_low": 0.5, "z": 1.0}
+        return Summary("Scattered", ({**row, "half": 1.0, "half_low": 0.5},))
+
+
+@pytest.mark.parametrize(
+    ("statistic", "numbers", "said"),
+    [
+        ("x", (1.0, 0.5, 1.5), "confirmed"),  # y's interval, which stands behind x, would contradict
+        ("z", (1.0, None, None), "inconclusive"),
+        ("half", (1.0, None, None), "inconclusive"),
+    ],
+)
+def test_an_interval_is_found_by_its_name_wherever_it_stands(
+    statistic: str, numbers: Any, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def found(interface: type[Component], name: str) -> type[Component]:
+        return Scattered
+
+    monkeypatch.setattr("lossgeo.reports.claims.find", found)
+    (row,) = judged(tmp_path, claim(statistic=statistic, expected=[{"low": 0.0, "high": 2.0}]), {0.1: [100]})
+    assert (row["value"], row["low"], row["high"]) == numbers
+    assert row["verdict"] == said
+
+
+def test_the_median_of_escapes_has_ends_of_other_names(tmp_path: Path) -> None:
+    (row,) = judged(tmp_path, claim(statistic="median_steps", expected=[{"low": 90, "high": 110}]), {0.1: [100] * 20})
+    assert (row["value"], row["low"], row["high"], row["verdict"]) == (100.0, 100.0, 100.0, "confirmed")
 
 
 def test_rows_that_fit_alike_are_judged_each(tmp_path: Path) -> None:

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lossgeo.reports import Row, Summary
+from lossgeo.reports import Summary
 from lossgeo.reports.analysis.study import Study
 from lossgeo.reports.critical import Critical
+from lossgeo.tables import Row
 from tests.support.synthetic import recipe, write_run
 
 

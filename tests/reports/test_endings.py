@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lossgeo.reports import Row, Summary
+from lossgeo.reports import Summary
 from lossgeo.reports.analysis.intervals import spread_ratio
 from lossgeo.reports.analysis.study import Study
 from lossgeo.reports.endings import Endings
+from lossgeo.tables import Row
 from tests.support.synthetic import recipe, write_run
 
 
@@ -86,8 +87,8 @@ def test_runs_that_go_on_are_named(tmp_path: Path) -> None:
 def test_the_interval_of_a_ratio_of_spreads_holds_the_truth() -> None:
     draws, held = np.random.default_rng(1), 0
     for _ in range(200):
-        found = spread_ratio("x", draws.normal(0, 0.5, 40), draws.normal(3, 1.0, 40))
-        assert found["x_low"] is not None
-        assert found["x_high"] is not None
-        held += found["x_low"] <= 0.5 <= found["x_high"]
+        found = spread_ratio(draws.normal(0, 0.5, 40), draws.normal(3, 1.0, 40))
+        assert found.low is not None
+        assert found.high is not None
+        held += found.low <= 0.5 <= found.high
     assert held >= 180

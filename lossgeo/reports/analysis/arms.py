@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lossgeo.reports import Row, label
+from lossgeo.reports import label
+from lossgeo.reports.analysis.intervals import Estimate, bootstrap
 from lossgeo.reports.analysis.power_laws import Law, law
 from lossgeo.reports.analysis.study import Study, natural
 from lossgeo.reports.analysis.survival import Survival
-
-RESAMPLES = 2000
+from lossgeo.tables import Row
 
 
 def settings_of(study: Study) -> list[tuple[Row, list[str]]]:
@@ -71,25 +71,28 @@ class Arm:
         predicted = self.trials["predicted_steps"].astype(float)
         return float(predicted.median()) if predicted.notna().any() else None
 
-    def stage_ratio(self, arms: list[Arm]) -> tuple[float | None, float | None, float | None]:
-        """Median steps over those that the same trials took at the saddle before, with a 95% interval.
+    def stage_ratio(self, arms: list[Arm]) -> Estimate:
+        """Median steps over those that the same trials took at the saddle before.
 
         A censored trial takes longer than any that left, so that the median is known where they are fewer than half.
         """
         before = [arm for arm in arms if arm.settings == self.settings and arm.saddle == (self.saddle or 0) - 1]
         if not before:
-            return None, None, None
+            return Estimate()
         here = self.trials.assign(steps=np.where(self.censored, np.inf, self.times))
         there = before[0].trials
         steps = [trials.set_index(["run", "replica"])["steps"] for trials in (here, there)]
         both = pd.concat(steps, axis=1, join="inner").to_numpy(float)
         if not len(both) or (both[:, 1] <= 0).any() or np.isinf(both[:, 0]).mean() > 0.4:
-            return None, None, None
-        draws = np.random.default_rng(0).integers(len(both), size=(RESAMPLES, len(both)))
-        medians = np.median(both[draws], axis=1)
-        low, high = np.percentile(medians[:, 0] / medians[:, 1], [2.5, 97.5])
-        value = np.median(both, axis=0)
-        return float(value[0] / value[1]), float(low), float(high)
+            return Estimate()
+
+        def ratio(pairs: np.ndarray) -> np.ndarray:
+            medians = np.median(pairs, axis=1)  # (batch, 2)
+            ratios: np.ndarray = medians[:, 0] / medians[:, 1]
+            return ratios
+
+        (value,) = ratio(both[None])
+        return Estimate(float(value), *bootstrap(ratio, both))
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,10 @@ import numpy as np
 import pandas as pd
 
 from lossgeo.curvature.spectral.spectral_density import Outliers, SpectralDensity, outliers
-from lossgeo.reports import Row, plain
+from lossgeo.reports import plain
+from lossgeo.reports.analysis.intervals import Estimate
 from lossgeo.reports.analysis.study import RunData
+from lossgeo.tables import Row
 
 QUANTILE = 1.96
 APART = 4.0  # standard errors between two estimates of one number: chance does that once in 16,000
@@ -77,31 +79,34 @@ class Measured:
         return {
             "size": next(iter(self.shared("size")), None),
             "samples": next(iter(self.shared("samples")), None),
-            **_extreme("lambda_max", self.end("top")),
-            **_extreme("lambda_min", self.end("bottom")),
+            **_extreme(self.end("top")).columns("lambda_max"),
+            **_extreme(self.end("bottom")).columns("lambda_min"),
             **self._of_trace(),
             "outliers": apart.number if apart else None,
             "gap": apart.gap if apart else None,
             "edge": apart.edge if apart else None,
-            **interval("outliers_by_mass", *(self._above(apart.edge) if apart else ())),
-            **interval("mass_near_zero", *(density.mass(-cut, cut) if density else ())),
-            **interval("negative_mass", *(density.mass(high=-cut) if density else ())),
+            **(self._above(apart.edge) if apart else Estimate()).columns("outliers_by_mass"),
+            **(Estimate(*density.mass(-cut, cut)) if density else Estimate()).columns("mass_near_zero"),
+            **(Estimate(*density.mass(high=-cut)) if density else Estimate()).columns("negative_mass"),
             "vectors": int(of_all["vector"].nunique()) if density else None,
             "nodes": int(of_all["known"].eq(False).groupby(of_all["vector"]).sum().max()) if density else None,
         }
 
-    def _above(self, edge: float) -> tuple[float, ...]:
-        """How many eigenvalues the density has above an edge, with its interval."""
-        return tuple(self.density.size * share for share in self.density.mass(low=edge)) if self.density else ()
+    def _above(self, edge: float) -> Estimate:
+        """How many eigenvalues the density has above an edge."""
+        if self.density is None:
+            return Estimate()
+        size = self.density.size
+        return Estimate(*self.density.mass(low=edge)).map(lambda share: size * share)
 
     def _of_trace(self) -> Row:
         """Trace and Frobenius norm; the norm's interval holds the error over random vectors alone."""
         if not len(self.trace):
-            return interval("trace") | interval("frobenius")
+            return Estimate().columns("trace") | Estimate().columns("frobenius")
         found = self.trace.iloc[0]
         squares, aside = float(found["squares"]), QUANTILE * float(found["squares_stderr"])
-        norms = (math.sqrt(max(square, 0.0)) for square in (squares, squares - aside, squares + aside))
-        return interval("trace", *found[["value", "low", "high"]]) | interval("frobenius", *norms)
+        norm = Estimate(squares, squares - aside, squares + aside).map(lambda square: math.sqrt(max(square, 0.0)))
+        return Estimate(*found[["value", "low", "high"]]).columns("trace") | norm.columns("frobenius")
 
     def disagreements(self) -> Iterator[str]:
         """Where the density's first two moments and the trace table's estimates cannot both be right."""
@@ -119,18 +124,13 @@ class Measured:
                 yield f"{name} {moment:.4g} +- {stderr:.2g} by the density, {other:.4g} +- {spread:.2g} by the trace"
 
 
-def interval(name: str, value: Any = None, low: Any = None, high: Any = None) -> Row:
-    """The columns name, name_low, name_high."""
-    return {name: plain(value), f"{name}_low": plain(low), f"{name}_high": plain(high)}
-
-
-def _extreme(name: str, rows: pd.DataFrame) -> Row:
+def _extreme(rows: pd.DataFrame) -> Estimate:
     """The extreme eigenvalue: with its bracket over data where there is one, else with its solver's error."""
     if not len(rows):
-        return interval(name)
+        return Estimate()
     found = rows.iloc[0]
     if pd.notna(found["low"]):
-        return interval(name, found["eigenvalue"], found["low"], found["high"])
+        return Estimate(*found[["eigenvalue", "low", "high"]])
     sampling = found.get("stderr")
     error = found["residual"] + (QUANTILE * sampling if pd.notna(sampling) else 0.0)
-    return interval(name, found["eigenvalue"], found["eigenvalue"] - error, found["eigenvalue"] + error)
+    return Estimate(found["eigenvalue"], found["eigenvalue"] - error, found["eigenvalue"] + error)

@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
+from lossgeo.reports.analysis.intervals import Estimate
+
 
 @dataclass(frozen=True)
 class Survival:
@@ -21,9 +23,7 @@ class Survival:
     alive: np.ndarray  # (K,) share that is not over after each
     low: np.ndarray  # (K,) its 95% interval
     high: np.ndarray
-    median: float | None  # None: fewer than half are over
-    median_low: float | None
-    median_high: float | None
+    median: Estimate  # unknown where fewer than half are over
 
 
 def survival(times: ArrayLike, censored: ArrayLike) -> Survival:
@@ -37,7 +37,7 @@ def survival(times: ArrayLike, censored: ArrayLike) -> Survival:
     at, cut = np.asarray(times, dtype=float), np.asarray(censored, dtype=bool)
     if cut.all():
         ends, ones = np.unique(at), np.ones(len(np.unique(at)))
-        return Survival(ends, ones, ones, ones, None, None, None)
+        return Survival(ends, ones, ones, ones, Estimate())
     curve = stats.ecdf(stats.CensoredData(uncensored=at[~cut], right=at[cut])).sf
     with np.errstate(divide="ignore", invalid="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # of what is seen to below
@@ -47,8 +47,8 @@ def survival(times: ArrayLike, censored: ArrayLike) -> Survival:
     low, high = (
         np.where(np.isfinite(end.probabilities), end.probabilities, alive) for end in (interval.low, interval.high)
     )
-    medians = [_passes(curve.quantiles, values) for values in (alive, low, high)]
-    return Survival(curve.quantiles, alive, low, high, *medians)
+    median = Estimate(*(_passes(curve.quantiles, values) for values in (alive, low, high)))
+    return Survival(curve.quantiles, alive, low, high, median)
 
 
 def _passes(times: np.ndarray, alive: np.ndarray) -> float | None:

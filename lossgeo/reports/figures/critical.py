@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from lossgeo.reports import Row
 from lossgeo.reports.analysis.arms import told_apart
 from lossgeo.reports.figures import style as _figure
+from lossgeo.tables import Row
 
 BANDS = ("lowest", "middle", "highest")  # thirds of the points by loss
 BINS = 40

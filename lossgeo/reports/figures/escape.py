@@ -10,9 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from lossgeo.reports import Row, label
+from lossgeo.reports import label
 from lossgeo.reports.analysis.arms import Arm, Family, told_apart
 from lossgeo.reports.figures import style as _figure
+from lossgeo.tables import Row
 
 
 def draw(arms: Sequence[Arm], rows: Sequence[Row], families: Sequence[Family]) -> Figure:

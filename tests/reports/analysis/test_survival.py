@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from lossgeo.reports.analysis.intervals import Estimate
 from lossgeo.reports.analysis.power_laws import law
 from lossgeo.reports.analysis.survival import logrank, survival
 
@@ -16,7 +17,7 @@ def test_without_censoring_the_curve_is_the_share_that_is_left_and_the_median_th
     found = survival([5.0, 1.0, 3.0, 3.0, 9.0], [False] * 5)
     assert found.times.tolist() == [1, 3, 5, 9]
     np.testing.assert_allclose(found.alive, [0.8, 0.4, 0.2, 0.0], atol=1e-15)
-    assert found.median == 3
+    assert found.median.value == 3
 
 
 def test_kaplan_meier_by_hand_with_censored_times() -> None:
@@ -26,19 +27,19 @@ def test_kaplan_meier_by_hand_with_censored_times() -> None:
     assert at[2] == pytest.approx(5 / 6)
     assert at[4] == pytest.approx(5 / 6 * 3 / 4)
     assert at[6] == pytest.approx(5 / 6 * 3 / 4 / 2)
-    assert found.median == 6
+    assert found.median.value == 6
 
 
 def test_fewer_than_half_over_is_no_median() -> None:
-    assert survival([1, 9, 9, 9], [False, True, True, True]).median is None
+    assert survival([1, 9, 9, 9], [False, True, True, True]).median.value is None
     every = survival([9, 9], [True, True])
-    assert every.median is None
+    assert every.median == Estimate()
     assert every.alive.tolist() == [1.0]
 
 
 def test_equal_times_are_certain() -> None:
     found = survival([7] * 4, [False] * 4)
-    assert (found.median_low, found.median, found.median_high) == (7, 7, 7)
+    assert found.median == Estimate(7, 7, 7)
 
 
 def test_the_medians_interval_holds_the_truth_in_at_least_ninety_percent_of_cases() -> None:
@@ -47,8 +48,8 @@ def test_the_medians_interval_holds_the_truth_in_at_least_ninety_percent_of_case
     for _ in range(400):
         times, cuts = draws.exponential(size=40), draws.exponential(3.0, size=40)
         found = survival(np.minimum(times, cuts), times > cuts)
-        low = -math.inf if found.median_low is None else found.median_low
-        high = math.inf if found.median_high is None else found.median_high
+        low = -math.inf if found.median.low is None else found.median.low
+        high = math.inf if found.median.high is None else found.median.high
         held += low <= math.log(2) <= high
     assert 0.90 <= held / 400 <= 0.994
 
@@ -86,9 +87,9 @@ def test_a_law_is_found_with_its_exponent_and_slope(
     found = law(x, [np.array([t]) for t in times(x)])
     assert found is not None
     assert found.name == name
-    assert found.exponent == pytest.approx(exponent, abs=1e-4)
-    assert found.exponent_low == found.exponent == found.exponent_high
-    assert found.slope == pytest.approx(slope, rel=1e-9)
+    assert found.exponent.value == pytest.approx(exponent, abs=1e-4)
+    assert found.exponent.low == found.exponent.value == found.exponent.high
+    assert found.slope.value == pytest.approx(slope, rel=1e-9)
 
 
 def test_the_interval_of_a_law_holds_the_exponent_in_most_cases() -> None:
@@ -97,7 +98,7 @@ def test_the_interval_of_a_law_holds_the_exponent_in_most_cases() -> None:
     for _ in range(60):
         found = law(x, [10 - 4 * np.log(v) + draws.normal(size=50) for v in x])
         assert found is not None
-        held += found.exponent_low <= 0 <= found.exponent_high
+        held += found.exponent.low <= 0 <= found.exponent.high
     assert held / 60 >= 0.95 - 4 * math.sqrt(0.95 * 0.05 / 60)
 
 
