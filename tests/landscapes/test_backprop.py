@@ -39,7 +39,7 @@ def test_every_nonlinearity_is_tested() -> None:
 def test_the_gradient_is_that_of_autograd(activation: str, hidden: tuple[int, ...], bias: bool, loss: str) -> None:
     module = find(Model, "mlp")(hidden=hidden, activation=activation, bias=bias).build(TASK, generator(0, "test"))
     landscape = Landscape(module, find(Loss, loss)(), TASK, batch(), batch(), torch.float64)
-    assert landscape._chain is not None
+    assert Chain.of(module, landscape.loss, landscape.start()) is not None
     inputs = landscape.train.inputs.clone()
     value, gradient = landscape.gradient(landscape.start(), landscape.train, torch.Generator())
     expected = landscape.mean_gradient(landscape.start(), landscape.train)
@@ -52,7 +52,7 @@ def test_the_gradient_is_that_of_autograd(activation: str, hidden: tuple[int, ..
 def test_a_loss_with_options_is_differentiated_too(fields: dict[str, Any]) -> None:
     module = find(Model, "mlp")(hidden=(5,)).build(TASK, generator(0, "test"))
     landscape = Landscape(module, CrossEntropy(**fields), TASK, batch(), batch(), torch.float64)
-    assert landscape._chain is not None
+    assert Chain.of(module, landscape.loss, landscape.start()) is not None
     value, gradient = landscape.gradient(landscape.start(), landscape.train, torch.Generator())
     expected = landscape.mean_gradient(landscape.start(), landscape.train)
     assert float(value) == pytest.approx(landscape.evaluate(landscape.start(), landscape.train).loss, rel=1e-14)

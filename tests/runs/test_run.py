@@ -22,7 +22,7 @@ from lossgeo.reports.analysis.study import Study
 from lossgeo.runs.executors import Outcome, attempt, ended
 from lossgeo.runs.executors.local import Local
 from lossgeo.runs.interrupt import Interrupt
-from lossgeo.runs.resuming import _sha256, finished
+from lossgeo.runs.resuming import data_sha256, finished
 from lossgeo.runs.run import Run, left_behind
 from lossgeo.runs.training import train
 from tests.support.program import RECIPE, TRACE, After, a_run, content, manifest, news, rows, runs, tables, trained
@@ -39,7 +39,7 @@ def stopped(run: Run) -> Run:
 
 
 def failure(run: Run) -> Outcome:
-    _sha256.cache_clear()
+    data_sha256.cache_clear()
     *_, last = attempt(train(run, Interrupt()))
     assert isinstance(last, Outcome)
     assert last.failure is not None

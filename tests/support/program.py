@@ -28,7 +28,7 @@ from lossgeo.components.finding import used_files
 from lossgeo.recipes.documents import read_document
 from lossgeo.recipes.resolving import resolve
 from lossgeo.runs.interrupt import Interrupt
-from lossgeo.runs.resuming import _sha256
+from lossgeo.runs.resuming import data_sha256
 from lossgeo.runs.run import Run
 from lossgeo.runs.training import Progress, train
 
@@ -157,7 +157,7 @@ def a_run(out: Path, use: Sequence[Path] = (), base: dict[str, Any] = RECIPE, **
 
 def news(run: Run, interrupt: Interrupt | None = None) -> list[Progress]:
     """Train in this process, as a command of its own; what was told on the way."""
-    _sha256.cache_clear()
+    data_sha256.cache_clear()
     return list(train(run, Interrupt() if interrupt is None else interrupt))
 
 
