@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from lossgeo.optimizers import Growth as Growth, Optimizer as Optimizer, State as State, Step as Step
     from lossgeo.optimizers.schedules import Schedule as Schedule
     from lossgeo.probes import Measurement as Measurement, Probe as Probe
+    from lossgeo.probes._curvature import CurvatureProbe as CurvatureProbe
     from lossgeo.reports import Report as Report, Summary as Summary
     from lossgeo.reports.analysis.study import Study as Study
     from lossgeo.runs.executors import Executor as Executor, Outcome as Outcome
@@ -52,6 +53,7 @@ HOMES = {
     "lossgeo.optimizers": ("Growth", "Optimizer", "State", "Step"),
     "lossgeo.optimizers.schedules": ("Schedule",),
     "lossgeo.probes": ("Measurement", "Probe"),
+    "lossgeo.probes._curvature": ("CurvatureProbe",),
     "lossgeo.reports": ("Report", "Summary"),
     "lossgeo.reports.analysis.study": ("Study",),
     "lossgeo.runs.executors": ("Executor", "Outcome"),

@@ -18,7 +18,7 @@ import yaml
 
 from lossgeo.display import display
 from lossgeo.runs.training import Progress
-from tests.support.program import ENVIRONMENT, command, lossgeo, manifest, recipe, rows, shell, start, until, written
+from tests.support.program import ENVIRONMENT, RECIPE, command, lossgeo, manifest, rows, shell, start, until, written
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def test_train_prints_folders_and_a_second_time_the_same(home: Path) -> None:
 
 
 def test_dry_run_prints_recipes_from_stdin_as_json_and_trains_nothing(tmp_path: Path) -> None:
-    text = yaml.safe_dump(recipe())
+    text = yaml.safe_dump(RECIPE)
     found = lossgeo("train", "-", "--dry-run", "--sweep", "seed=1,2", "--set", "steps=7", stdin=text, cwd=tmp_path)
     assert (found.returncode, found.stderr) == (0, "")
     planned = [json.loads(line) for line in found.stdout.splitlines()]

@@ -32,14 +32,14 @@ def finished(run: Run) -> bool:
     with contained(run):
         try:
             if run.recipe.dataset is not None:
-                run.check_data(_sha256(run.recipe.dataset))
+                run.check_data(data_sha256(run.recipe.dataset))
         except UsageError:  # data that are no longer there, or cannot be read here, are no reason to do anything
             return True
     return True
 
 
 @cache
-def _sha256(dataset: Dataset) -> str:
+def data_sha256(dataset: Dataset) -> str:
     """Of a dataset's content now, read once a process: the runs of a sweep share it."""
     return dataset.load().sha256
 

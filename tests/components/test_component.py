@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from lossgeo.components.catalog import catalog, interfaces
+from lossgeo.components.catalog import catalog
 from lossgeo.components.component import Component, Value, components, dump, file_of
 from lossgeo.components.finding import find, names, used_files
 from lossgeo.components.parsing import parse, show
@@ -23,24 +23,10 @@ from lossgeo.optimizers import Optimizer
 from lossgeo.optimizers.schedules import Schedule
 from lossgeo.probes import Probe
 from lossgeo.recipes.recipe import Recipe
+from tests.support.components import EVERY, INTERFACES, OWN, REQUIRED, plain, write
 
-INTERFACES = interfaces()
-# keys that have no default; a new component with required keys needs a line here
-REQUIRED: dict[tuple[str, str], dict[str, Any]] = {
-    ("datasets", "file"): {"path": "mine.npz"},
-    ("surfaces", "quadratic"): {"spectrum": [1.0, -0.5]},
-    ("schedules", "step"): {"every": 7},
-    ("schedules", "exponential"): {"gamma": 0.9},
-    ("schedules", "piecewise"): {"boundaries": [5, 11], "factors": [0.5, 0.01]},
-}
 MODELS = "cnn, deep_linear, logistic, mlp, resnet, transformer"
-EVERY = [(folder, name) for folder, interface in INTERFACES.items() for name in names(interface)]
 every_component = pytest.mark.parametrize(("folder", "name"), EVERY)
-
-
-def plain(folder: str, name: str) -> dict[str, Any]:
-    """The shortest mapping that names a component."""
-    return {"name": name, **REQUIRED.get((folder, name), {})}
 
 
 def example(folder: str, name: str) -> Component:
@@ -251,26 +237,6 @@ def test_values_are_shown_on_one_short_line() -> None:
 
 
 # --- the user's own --------------------------------------------------------------------------------------------------
-
-OWN = """
-from typing import final
-from pydantic import Field
-from torch import nn
-from lossgeo import Model
-
-@final
-class {name}(Model):
-    \"\"\"A model of the user's.\"\"\"
-    width: int = Field(default=3, ge=1, description="of the layer")
-    def module(self, task):
-        return nn.Linear(self.width, task.outputs)
-"""
-
-
-def write(path: Path, text: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-    return path
 
 
 def refusal(*paths: Path) -> str:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from lossgeo import CurvatureProbe
 from lossgeo.components.finding import find, names
 from lossgeo.curvature.graphs import graph_bytes
 from lossgeo.curvature.memory import free_memory
@@ -24,7 +25,6 @@ from lossgeo.landscapes.landscape import Landscape
 from lossgeo.landscapes.point import Point
 from lossgeo.optimizers.adam import Adam
 from lossgeo.probes import Measurement, Probe
-from lossgeo.probes._curvature import CurvatureProbe
 from lossgeo.probes.density import Density
 from lossgeo.probes.eigenvalues import Eigenvalues
 from lossgeo.probes.trace import Trace

@@ -389,7 +389,7 @@ def test_an_operator_refuses_to_be_used_after_theta_moved(name: str) -> None:
 # --- preconditioned --------------------------------------------------------------------------------------------------
 
 
-def trained(optimizer: Optimizer, steps: int) -> tuple[Landscape, Point]:
+def after_steps(optimizer: Optimizer, steps: int) -> tuple[Landscape, Point]:
     landscape = landscape_of("mlp", chunk=10)
     theta, loss = landscape.start(), batch_loss(landscape)
     state = optimizer.init(loss, theta)
@@ -429,10 +429,10 @@ def test_curvature_is_seen_as_the_optimizer_sees_it(
 ) -> None:
     gradients = []
     for steps in range(5):  # each gradient is taken where the steps before it led
-        landscape, point = trained(optimizer, steps)
+        landscape, point = after_steps(optimizer, steps)
         batch = landscape.train.rows(slice(8 * (steps % 4), 8 * (steps % 4) + 8))
         gradients.append(landscape.mean_gradient(point.theta, batch))
-    landscape, point = trained(optimizer, 5)
+    landscape, point = after_steps(optimizer, 5)
     D = scale_of(optimizer, point, torch.stack(gradients))
     wanted = Dense(landscape, theta=point.theta).hessian / (D[:, None] * D).sqrt()
     found = matrix(Preconditioned().at(LocalLoss(landscape, point, landscape.train)))
@@ -441,7 +441,7 @@ def test_curvature_is_seen_as_the_optimizer_sees_it(
 
 
 def test_plain_descent_sees_the_plain_hessian() -> None:
-    landscape, point = trained(SGD(lr=0.1, momentum=0.9), 3)
+    landscape, point = after_steps(SGD(lr=0.1, momentum=0.9), 3)
     near = LocalLoss(landscape, point, landscape.train)
     vector = directions(near.size, 1)[:, 0]
     assert torch.equal(Preconditioned().at(near) @ vector, Hessian().at(near) @ vector)
@@ -449,7 +449,7 @@ def test_plain_descent_sees_the_plain_hessian() -> None:
 
 @pytest.mark.parametrize("optimizer", [Adam(), RMSprop()], ids=["adam", "rmsprop"])
 def test_before_the_first_step_there_is_no_preconditioner(optimizer: Optimizer) -> None:
-    landscape, point = trained(optimizer, 0)
+    landscape, point = after_steps(optimizer, 0)
     near = LocalLoss(landscape, point, landscape.train)
     with pytest.raises(ValueError, match="before the first step"):
         Preconditioned().at(near)
@@ -518,7 +518,9 @@ def rounded(landscape: Landscape, network: str, loss: str, dtype: torch.dtype) -
     return other
 
 
-def measured(landscape: Landscape, start: torch.Tensor, name: str, batch_norm: str, **settings: object) -> torch.Tensor:
+def product_of(
+    landscape: Landscape, start: torch.Tensor, name: str, batch_norm: str, **settings: object
+) -> torch.Tensor:
     point = Point(0, start, {}, Slower())
     operator = CASES[name].operator.at(LocalLoss(landscape, point, landscape.train, batch_norm, **settings))
     vectors = directions(operator.size).to(operator.dtype)
@@ -536,8 +538,8 @@ def test_a_float32_landscape_can_be_measured_in_float64(network: str, batch_norm
     for name in EXACT:
         if "preconditioned" in name:  # by a diagonal that is rounded to the precision of theta
             continue
-        found = measured(landscape, landscape.start(), name, batch_norm, dtype=torch.float64)
-        wanted = measured(other, landscape.start().double(), name, batch_norm)
+        found = product_of(landscape, landscape.start(), name, batch_norm, dtype=torch.float64)
+        wanted = product_of(other, landscape.start().double(), name, batch_norm)
         assert found.dtype == torch.float64, name
         # the same operations on the same numbers; 1e-10 is what is promised
         assert apart(found, wanted) <= 1e-10, name
@@ -554,10 +556,10 @@ def test_a_bfloat16_landscape_is_measured_in_float32_and_stays_as_it_is(network:
     for name in EXACT:
         if "preconditioned" in name:
             continue
-        found = measured(landscape, mine, name, batch_norm)
+        found = product_of(landscape, mine, name, batch_norm)
         assert found.dtype == torch.float32, name
         # the same operations on the same numbers
-        assert apart(found, measured(other, theta.float(), name, batch_norm).double()) <= 1e-6, name
+        assert apart(found, product_of(other, theta.float(), name, batch_norm).double()) <= 1e-6, name
     assert mine.dtype == torch.bfloat16
     assert torch.equal(mine, theta)
     assert all(torch.equal(b, buffers[n]) and b.dtype == buffers[n].dtype for n, b in landscape.flat.buffers().items())

@@ -34,7 +34,9 @@ SUBSETS = 25
 
 
 @cache
-def trained(seed: int, steps: int, activation: str = "tanh", loss: Loss = CrossEntropy()) -> tuple[Landscape, Point]:
+def classifier_after(
+    seed: int, steps: int, activation: str = "tanh", loss: Loss = CrossEntropy()
+) -> tuple[Landscape, Point]:
     """A small MLP on digits after so many steps of SGD, and where it stands."""
     data = Digits().load()
     module = MLP(hidden=(16,), activation=activation).build(data.task, generator(seed, "initialization"))
@@ -65,7 +67,7 @@ NETWORKS = [(200, 0, "tanh"), (201, 30, "tanh"), (202, 300, "tanh"), (203, 100, 
 
 def covered(operator: Operator, samples: int, end: str, network: tuple[int, int, str]) -> tuple[int, int]:
     """Of SUBSETS samples: how many brackets hold the eigenvalue over all examples, and how many values are it."""
-    landscape, point = trained(*network)
+    landscape, point = classifier_after(*network)
     asked = {"operator": operator, "top": int(end == "top"), "bottom": int(end == "bottom")}
     (whole,) = Eigenvalues(**asked, tolerance=1e-4).run(landscape, fresh(point), {}, 0).rows
     held, exact = 0, 0
@@ -109,7 +111,7 @@ def test_a_sample_does_not_know_of_the_rare_examples_that_it_lacks(operator: Ope
 def test_the_interval_of_the_trace_holds_the_trace_over_all_examples(samples: int | str) -> None:
     held, trials = 0, 0
     for seed, steps, activation in NETWORKS:
-        landscape, point = trained(seed, steps, activation)
+        landscape, point = classifier_after(seed, steps, activation)
         exact = Trace(vectors=2000, tolerance=2e-3).run(landscape, fresh(point), {}, 1).rows[0]
         for subset in range(40):
             shuffled(landscape, subset)

@@ -35,6 +35,7 @@ from tests.support.networks import (
     here,
     landscape_around,
     landscape_of,
+    measured,
     untouched,
 )
 from tests.support.program import ENVIRONMENT, a_run
@@ -169,15 +170,6 @@ def agree(
 
 
 # --- probes ----------------------------------------------------------------------------------------------------------
-
-
-def measured(probe: Eigenvalues | Trace | Density, landscape: Landscape, seed: int = 0) -> list[dict[str, object]]:
-    """The rows of a probe at the start; nothing is moved."""
-    theta = landscape.start()
-    with untouched(landscape, theta):
-        rows = probe.run(landscape, Point(3, theta, {}, Slower()), {}, seed).rows
-    assert [row["failure"] for row in rows if row.get("failure")] == []
-    return rows
 
 
 def eigenvalues_agree(landscape: Landscape, spectrum: np.ndarray, batch_norm: str, tolerance: float) -> None:

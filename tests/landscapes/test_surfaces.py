@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import Any
 
 import numpy as np
 import pytest
@@ -20,27 +19,9 @@ from lossgeo.landscapes.surfaces.quadratic import Quadratic
 from lossgeo.landscapes.surfaces.random_hessians import RandomHessians
 from lossgeo.landscapes.surfaces.spherical_p_spin import SphericalPSpin
 from lossgeo.randomness import generator
+from tests.support.surfaces import SURFACES
 
 EPS = torch.finfo(torch.float64).eps
-
-# the keys without a default, and other settings worth a test of their own
-SETTINGS: dict[str, list[dict[str, Any]]] = {
-    "quadratic": [{"spectrum": (1.0, 0.5, -0.2)}, {"spectrum": (1.0, 0.0, -0.2), "rotation": 3, "dimension": 5}],
-    "strict_saddle": [{}, {"spectrum": (2.0, -1.0, -0.5), "wall": 0.7}],
-    "noisy_saddle": [{}, {"spectrum": (1.0, 0.5, -0.5), "along": "all", "noise": 0.3, "examples": 6}],
-    "octopus": [{}, {"dimension": 3, "L": 2.0, "gamma": 0.5, "tau": 1.0}],
-    "rosenbrock": [{}, {"dimension": 5}],
-    "random_hessians": [{"count": 20}, {"dimension": 5, "count": 300, "seed": 3}],
-    "rastrigin": [{}, {"dimension": 1, "depth": 3.0}, {"dimension": 6}],
-    "spherical_p_spin": [{"dimension": 8}, {"dimension": 6, "p": 4, "seed": 1}, {"dimension": 6, "p": 2}],
-    "linear_autoencoder": [
-        {"inputs": 4, "hidden": 2},
-        {"inputs": 5, "hidden": 3, "covariance": (3.0, 1.0, 2.5, 0.5, 4.0), "rotation": 2},
-        {"inputs": 2, "hidden": 2},
-    ],
-    "catapult": [{"width": 4}],
-}
-SURFACES = [cls(**settings) for name, cls in catalog(Surface).items() for settings in SETTINGS.get(name, [{}])]
 
 
 def stream(*names: str | int) -> torch.Generator:

@@ -15,20 +15,9 @@ from lossgeo.landscapes.point import Point
 from lossgeo.landscapes.surfaces import Surface
 from lossgeo.landscapes.surfaces.quadratic import Quadratic
 from lossgeo.probes.critical_points import CriticalPoints
-from lossgeo.recipes.documents import Document
-from lossgeo.recipes.resolving import resolve
-from lossgeo.runs.building import landscape_and_data
 from lossgeo.tables import Row
-from tests.landscapes.test_surfaces import SURFACES
 from tests.support.networks import landscape_of
-
-
-def landscape_over(surface: Surface) -> Landscape:
-    from lossgeo.components.component import dump
-
-    plain = {"name": "x", "surface": dump(surface), "optimizer": "sgd", "steps": 1}
-    (resolved,) = resolve(Document(plain, "test"))
-    return landscape_and_data(resolved.recipe, "cpu")[0]
+from tests.support.surfaces import SURFACES, landscape_over
 
 
 def found(landscape: Landscape, theta: torch.Tensor, **options: Any) -> Row:

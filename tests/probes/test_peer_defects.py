@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from lossgeo import formats
+from lossgeo import CurvatureProbe, formats
 from lossgeo.components.finding import find, names
 from lossgeo.curvature.local_loss import LocalLoss
 from lossgeo.curvature.operators import Operator
@@ -37,7 +37,6 @@ from lossgeo.landscapes.models.mlp import MLP
 from lossgeo.landscapes.point import Point
 from lossgeo.landscapes.task import Examples, Task
 from lossgeo.probes import Probe
-from lossgeo.probes._curvature import CurvatureProbe
 from lossgeo.probes.density import Density
 from lossgeo.probes.eigenvalues import Eigenvalues
 from lossgeo.probes.trace import Trace
@@ -49,25 +48,19 @@ from tests.support.dense import DIFFERENCES, Dense
 from tests.support.networks import (
     CLASSES,
     N,
-    Slower,
     apart,
     data,
     directions,
     here,
     landscape_around,
     landscape_of,
+    measured,
     noisy,
     partly_uncounted,
     untouched,
 )
 from tests.support.program import rows as rows_of, tables, trained
-from tests.support.synthetic import id_of, recipe, trained as tables_of_a_run, write_run
-
-
-def measured(probe: Probe, landscape: Landscape, seed: int = 0) -> list[dict[str, Any]]:
-    rows = probe.run(landscape, Point(0, landscape.start(), {}, Slower()), {}, seed).rows
-    assert [row["failure"] for row in rows if row.get("failure")] == []
-    return rows
+from tests.support.synthetic import id_of, recipe, tables_of_a_run, write_run
 
 
 def values(rows: list[dict[str, Any]], end: str) -> np.ndarray:

@@ -18,8 +18,8 @@ from lossgeo.runs.interrupt import Interrupt
 from lossgeo.runs.probing import probe
 from lossgeo.runs.run import Run
 from lossgeo.tables import Row
-from tests.runs.test_trials import DIGITS, SADDLE, rows, trained
 from tests.support.networks import noisy, untouched
+from tests.support.program import DIGITS, SADDLE, frame, trained
 from tests.support.synthetic import recipe, write_run
 
 ON_THE_WAY: dict[str, Any] = {"name": "plateaus", "every": 5}
@@ -72,7 +72,7 @@ def test_noise_makes_no_plateaus() -> None:
 
 def test_a_saddle_on_the_way_is_a_strict_plateau_and_is_left_when_its_curvature_says(tmp_path: Path) -> None:
     """Near (0, 0, 0) of a quadratic saddle with walls, lr 0.1: |g| grows by 1.02 a step from 2e-7 on."""
-    table = rows(trained(tmp_path, SADDLE, escape=None, probes=[ON_THE_WAY], steps=3000), "plateaus")
+    table = frame(trained(tmp_path, base=SADDLE, escape=None, probes=[ON_THE_WAY], steps=3000), "plateaus")
     assert len(table) == 5 * 601, "every measurement has a row"
     assert (table.groupby("replica")["gradient_norm"].first() < 1e-6).all()
     left = table[table["number"] == 0]
@@ -95,7 +95,7 @@ def test_a_saddle_on_the_way_is_a_strict_plateau_and_is_left_when_its_curvature_
 
 @pytest.mark.parametrize("optimizer", [{"name": "sgd", "lr": 0.1, "momentum": 0.9}, {"name": "adam", "lr": 0.01}])
 def test_momentum_has_a_theory_and_adam_has_none(optimizer: dict[str, Any], tmp_path: Path) -> None:
-    table = rows(trained(tmp_path, SADDLE, escape=None, probes=[ON_THE_WAY], optimizer=optimizer), "plateaus")
+    table = frame(trained(tmp_path, base=SADDLE, escape=None, probes=[ON_THE_WAY], optimizer=optimizer), "plateaus")
     left = table[(table["number"] == 0) & ~table["censored"].eq(True)]
     if optimizer["name"] == "adam":
         assert left["predicted_steps"].isna().all()
@@ -107,23 +107,23 @@ def test_momentum_has_a_theory_and_adam_has_none(optimizer: dict[str, Any], tmp_
 def test_what_was_met_is_the_same_after_a_stop_and_on_checkpoints(tmp_path: Path) -> None:
     """A history goes through checkpoints; and points that a run kept are a history too."""
     settings = {"escape": None, "probes": [ON_THE_WAY], "checkpoint": {"every": 5}, "steps": 1500}
-    whole = trained(tmp_path / "whole", SADDLE, **settings)
-    stopped = trained(tmp_path / "stopped", SADDLE, **settings)
+    whole = trained(tmp_path / "whole", base=SADDLE, **settings)
+    stopped = trained(tmp_path / "stopped", base=SADDLE, **settings)
     for step, path in stopped.checkpoints().items():
         if step > 700:
             path.unlink()
     stopped.note(status="stopped", step=700)
-    again = trained(tmp_path / "stopped", SADDLE, **settings)
+    again = trained(tmp_path / "stopped", base=SADDLE, **settings)
     assert [s for s in again.checkpoints() if s > 700], "it was trained to its end again"
     apart = ["run", "seconds"]
     pd.testing.assert_frame_equal(
-        rows(whole, "plateaus").drop(columns=apart), rows(again, "plateaus").drop(columns=apart)
+        frame(whole, "plateaus").drop(columns=apart), frame(again, "plateaus").drop(columns=apart)
     )
-    bare = trained(tmp_path / "bare", SADDLE, **{**settings, "probes": []})
+    bare = trained(tmp_path / "bare", base=SADDLE, **{**settings, "probes": []})
     for _ in probe(bare.folder, [Plateaus(every=5)], "all", Interrupt()):
         pass
-    later = rows(Run.open(bare.folder), "plateaus")
-    pd.testing.assert_frame_equal(rows(whole, "plateaus").drop(columns=apart), later.drop(columns=apart))
+    later = frame(Run.open(bare.folder), "plateaus")
+    pd.testing.assert_frame_equal(frame(whole, "plateaus").drop(columns=apart), later.drop(columns=apart))
 
 
 def test_a_plateau_is_measured_without_leaving_a_trace() -> None:
@@ -142,7 +142,7 @@ def test_a_plateau_is_measured_without_leaving_a_trace() -> None:
 
 def test_a_run_by_itself_has_plateaus_too(tmp_path: Path) -> None:
     probes = [{"name": "plateaus", "every": 10}]
-    table = rows(trained(tmp_path, DIGITS, replicas=1, batch_size="full", steps=200, probes=probes), "plateaus")
+    table = frame(trained(tmp_path, base=DIGITS, replicas=1, batch_size="full", steps=200, probes=probes), "plateaus")
     assert len(table) == 21
     assert table["failure"].isna().all()
 

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from tests.support.program import content, lossgeo, manifest, recipe, rows, start, tables, trained, until, written
+from tests.support.program import content, lossgeo, manifest, rows, start, tables, trained, until, written
 
 LONG: dict[str, Any] = {"steps": 300_000, "log": {"every": 1000}, "evaluate": {"every": 100_000}}
 
@@ -96,7 +95,7 @@ def test_two_at_once_and_a_recipe_that_changes_between_stop_and_resume(tmp_path:
     assert max(row["step"] for row in rows(folder, "steps")) <= facts["step"]
     before = content(folder)
 
-    path.write_text(yaml.safe_dump(recipe(steps=20)))
+    written(path.parent, path.name, steps=20)
     third = lossgeo("train", path, cwd=tmp_path)
     assert third.returncode == 0
     (new,) = third.stdout.splitlines()

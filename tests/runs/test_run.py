@@ -22,10 +22,10 @@ from lossgeo.reports.analysis.study import Study
 from lossgeo.runs.executors import Outcome, attempt, ended
 from lossgeo.runs.executors.local import Local
 from lossgeo.runs.interrupt import Interrupt
-from lossgeo.runs.resuming import _sha256, finished
+from lossgeo.runs.resuming import data_sha256, finished
 from lossgeo.runs.run import Run, left_behind
 from lossgeo.runs.training import train
-from tests.support.program import TRACE, After, a_run, content, manifest, news, recipe, rows, runs, tables, trained
+from tests.support.program import RECIPE, TRACE, After, a_run, content, manifest, news, rows, runs, tables, trained
 
 SHORT: dict[str, Any] = {"steps": 20, "checkpoint": {"every": 5}, "evaluate": {"every": 5}}
 
@@ -39,7 +39,7 @@ def stopped(run: Run) -> Run:
 
 
 def failure(run: Run) -> Outcome:
-    _sha256.cache_clear()
+    data_sha256.cache_clear()
     *_, last = attempt(train(run, Interrupt()))
     assert isinstance(last, Outcome)
     assert last.failure is not None
@@ -431,5 +431,5 @@ def test_the_manifest_is_plain_json(tmp_path: Path) -> None:
     plain = yaml.safe_load((run.folder / "recipe.yaml").read_text())
     assert plain["optimizer"]["lr"] == 0.25
     assert "sweep" not in plain
-    assert recipe()["optimizer"]["lr"] == 0.1
+    assert RECIPE["optimizer"]["lr"] == 0.1
     assert rows(run.folder, "steps")[0]["lr"] == 0.25

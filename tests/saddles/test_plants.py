@@ -33,7 +33,7 @@ from lossgeo.runs.escapes import noise_along
 from lossgeo.saddles.plants import Plant
 from lossgeo.saddles.plants.duplicate_unit import DuplicateUnit
 from lossgeo.saddles.plants.origin import Origin
-from tests.runs.test_trials import end, rows, trained
+from tests.support.program import frame, last_theta, trained
 
 ONE = TeacherStudent(dimension=4, width=8, examples=250, noise=0.3)
 TWO = TeacherStudent(dimension=3, width=8, outputs=2, examples=250, noise=0.3)
@@ -151,22 +151,22 @@ LINEAR: dict[str, Any] = {
 
 
 def test_batches_leave_twins_alike_to_the_last_bit(tmp_path: Path) -> None:
-    run = trained(tmp_path, TWINS)
-    theta = end(run)
+    run = trained(tmp_path, base=TWINS)
+    theta = last_theta(run)
     assert theta.dtype == torch.float64, "in float32 no planted point is critical"
     moved = theta - theta[0]
     assert float(moved[1:].abs().max()) > 1e-3, "noise moves them"
     incoming, biases, outgoing = theta[:, :16].view(-1, 4, 4), theta[:, 16:20], theta[:, 20:24]
     for part in (incoming, biases, outgoing):
         assert torch.equal(part[:, 0], part[:, 3])
-    table = rows(run, "escapes")
+    table = frame(run, "escapes")
     assert table["censored"].all()
     assert table["predicted_steps"].isna().all(), "there is no noise along the way out"
 
 
 def test_a_kick_sets_twins_apart(tmp_path: Path) -> None:
     kicked = {"name": "perturbed_gd", "lr": 0.1, "radius": 0.05, "gradient_threshold": 1e-3, "waiting": 100}
-    table = rows(trained(tmp_path, TWINS, optimizer=kicked, batch_size="full", steps=5000), "escapes")
+    table = frame(trained(tmp_path, base=TWINS, optimizer=kicked, batch_size="full", steps=5000), "escapes")
     assert not table["censored"].any()
 
 
@@ -196,16 +196,16 @@ def test_the_noise_along_the_ways_out_is_that_of_batches(share: float) -> None:
 def test_each_trial_begins_at_a_point_of_its_own(tmp_path: Path) -> None:
     start = {"plant": {"name": "duplicate_unit", "networks": 2}, "index": "each"}
     probes = [{"name": "critical_points", "gradient_tolerance": 1e-9, "zero": 1e-9, "at": ["first"]}]
-    run = trained(tmp_path, TWINS, start=start, escape=None, replicas=6, steps=1, probes=probes)
-    table = rows(run, "critical_points")
-    assert len(torch.unique(end(run), dim=0)) == len(table) == 6
+    run = trained(tmp_path, base=TWINS, start=start, escape=None, replicas=6, steps=1, probes=probes)
+    table = frame(run, "critical_points")
+    assert len(torch.unique(last_theta(run), dim=0)) == len(table) == 6
     assert table["expected_index"].notna().all()
     assert (table["index"] == table["expected_index"]).all()
     assert (table["expected_loss"] - table["loss"]).abs().max() < 1e-9
 
 
 def test_a_linear_network_stays_at_each_saddle_as_long_as_saxe_says(tmp_path: Path) -> None:
-    table = rows(trained(tmp_path, LINEAR), "escapes")
+    table = frame(trained(tmp_path, base=LINEAR), "escapes")
     assert table.groupby("saddle").size().to_dict() == {0: 20, 1: 20, 2: 20}
     assert not table["censored"].any()
     stayed = table["escape_step"] - table["start_step"]
@@ -216,7 +216,7 @@ def test_a_linear_network_stays_at_each_saddle_as_long_as_saxe_says(tmp_path: Pa
 
 @pytest.mark.parametrize(("changed", "known"), [({"components": None}, 1), ({"components": 8}, 3)])
 def test_later_saddles_have_times_on_white_inputs_alone(changed: dict[str, Any], known: int, tmp_path: Path) -> None:
-    table = rows(trained(tmp_path, LINEAR, dataset={**LINEAR["dataset"], **changed}, replicas=3), "escapes")
+    table = frame(trained(tmp_path, base=LINEAR, dataset={**LINEAR["dataset"], **changed}, replicas=3), "escapes")
     assert table[table["predicted_steps"].notna()]["saddle"].nunique() == known
     first = table[table["saddle"] == 0]
     assert (first["escape_step"] / first["predicted_steps"] - 1).abs().max() < 0.1
@@ -227,7 +227,7 @@ def test_a_deeper_origin_is_left_by_a_power_law(depth: int, tmp_path: Path) -> N
     start = {"plant": "origin", "offset": 0.05 * depth}
     model = {**LINEAR["model"], "depth": depth}
     changes = {"model": model, "start": start, "escape": {"distance": 0.3}, "optimizer": {"name": "sgd", "lr": 0.001}}
-    table = rows(trained(tmp_path, LINEAR, **changes, replicas=2, steps=100_000), "escapes")
+    table = frame(trained(tmp_path, base=LINEAR, **changes, replicas=2, steps=100_000), "escapes")
     assert not table["censored"].any()
     assert table["escape_step"].max() > 100
     assert (table["escape_step"] / table["predicted_steps"] - 1).abs().max() < 0.05
@@ -242,7 +242,7 @@ def test_a_deeper_origin_is_left_by_a_power_law(depth: int, tmp_path: Path) -> N
 )
 def test_wrong_numbers_are_refused(base: dict[str, Any], changes: dict[str, Any], said: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=said):
-        trained(tmp_path, base, **changes)
+        trained(tmp_path, base=base, **changes)
 
 
 @pytest.mark.parametrize(

@@ -22,9 +22,9 @@ from lossgeo.probes.critical_points import CriticalPoints
 from lossgeo.reports.analysis.study import Study
 from lossgeo.reports.critical import Critical
 from lossgeo.saddles.refiners import Refiner
-from tests.probes.test_critical_points import landscape_over
-from tests.runs.test_trials import trained
+from tests.support.program import trained
 from tests.support.spectra import hessian_of
+from tests.support.surfaces import landscape_over
 
 REFINERS = list(catalog(Refiner))
 every_refiner = pytest.mark.parametrize("name", REFINERS)
@@ -118,7 +118,7 @@ def test_probe_and_report_on_trajectories(tmp_path: Path) -> None:
     surface = {"name": "linear_autoencoder", "inputs": 4, "hidden": 2, "covariance": [4.0, 3.0, 2.0, 1.0]}
     search = {"name": "critical_points", "refine": "levenberg_marquardt", "starts": 3, "noise": [0.01, 1.0]}
     base = {"name": "x", "surface": surface, "optimizer": {"name": "sgd", "lr": 0.05}, "threads": 1}
-    run = trained(tmp_path, base, replicas=5, steps=200, probes=[{**search, "at": [0, 100]}])
+    run = trained(tmp_path, base=base, replicas=5, steps=200, probes=[{**search, "at": [0, 100]}])
     table = pd.read_parquet(run.folder / "critical_points.parquet")
     assert len(table) == 5 * 3 * 2
     assert table["failure"].isna().all()

@@ -18,7 +18,9 @@ from lossgeo.landscapes.losses import Loss
 from lossgeo.landscapes.models import Model
 from lossgeo.landscapes.point import Point, Preconditioner
 from lossgeo.landscapes.task import Examples, Task
+from lossgeo.probes import Probe
 from lossgeo.randomness import generator
+from lossgeo.tables import Row
 
 N = 37  # prime: no chunk size divides it
 CLASSES = 4
@@ -215,3 +217,12 @@ def untouched(landscape: Landscape, theta: torch.Tensor) -> Iterator[None]:
     landscape.outputs(theta, landscape.train.inputs[:2])
     flat = torch.cat([p.detach().reshape(-1) for p in landscape.module.parameters()])
     assert _bits(flat) == _bits(theta)  # asked for again, the parameters are theta
+
+
+def measured(probe: Probe, landscape: Landscape, seed: int = 0) -> list[Row]:
+    """The rows of a probe at the start; none failed, nothing is moved."""
+    theta = landscape.start()
+    with untouched(landscape, theta):
+        rows = probe.run(landscape, Point(0, theta, {}, Slower()), {}, seed).rows
+    assert [row["failure"] for row in rows if row.get("failure")] == []
+    return rows

@@ -17,8 +17,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 import yaml
 from safetensors.torch import load_file
 
@@ -26,7 +28,7 @@ from lossgeo.components.finding import used_files
 from lossgeo.recipes.documents import read_document
 from lossgeo.recipes.resolving import resolve
 from lossgeo.runs.interrupt import Interrupt
-from lossgeo.runs.resuming import _sha256
+from lossgeo.runs.resuming import data_sha256
 from lossgeo.runs.run import Run
 from lossgeo.runs.training import Progress, train
 
@@ -46,6 +48,30 @@ RECIPE: dict[str, Any] = {
     "device": "cpu",
     "evaluate": {"every": 20},
     "checkpoint": {"every": 20},
+}
+
+# five trials that leave a saddle of a surface
+SADDLE: dict[str, Any] = {
+    "name": "saddle",
+    "surface": {"name": "strict_saddle", "spectrum": [1.0, 0.3, -0.2]},
+    "optimizer": {"name": "sgd", "lr": 0.1},
+    "start": {"at": "saddle", "offset": 1e-6},
+    "escape": {"distance": 1.0},
+    "replicas": 5,
+    "steps": 2000,
+    "threads": 1,
+}
+# three trials of a network
+DIGITS: dict[str, Any] = {
+    "name": "digits",
+    "model": {"name": "mlp", "hidden": [8]},
+    "dataset": {"name": "digits", "train": 100, "test": 20},
+    "loss": "cross_entropy",
+    "optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.9},
+    "batch_size": 16,
+    "steps": 30,
+    "replicas": 3,
+    "threads": 1,
 }
 
 EIGENVALUES = {"name": "eigenvalues", "top": 2, "bottom": 1, "samples": 200, "budget": 40}
@@ -105,39 +131,39 @@ def until(condition: Callable[[], bool], seconds: float = 60) -> None:
 # --- runs ------------------------------------------------------------------------------------------------------------
 
 
-def recipe(**changes: Any) -> dict[str, Any]:
-    """The tiny recipe with some keys changed; None takes a key out."""
-    return {key: value for key, value in (RECIPE | changes).items() if value is not None}
+def changed(base: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """A recipe with some keys changed; None takes a key out."""
+    return {key: value for key, value in (base | changes).items() if value is not None}
 
 
 def written(folder: Path, file: str = "tiny.yaml", **changes: Any) -> Path:
     """The tiny recipe as a file."""
     path = folder / file
-    path.write_text(yaml.safe_dump(recipe(**changes), sort_keys=False))
+    path.write_text(yaml.safe_dump(changed(RECIPE, **changes), sort_keys=False))
     return path
 
 
-def runs(out: Path, use: Sequence[Path] = (), **changes: Any) -> list[Run]:
+def runs(out: Path, use: Sequence[Path] = (), base: dict[str, Any] = RECIPE, **changes: Any) -> list[Run]:
     """The runs of the changed recipe, not trained yet."""
     search = used_files(use)
-    document = read_document(yaml.safe_dump(recipe(**changes)).encode(), "test")
+    document = read_document(yaml.safe_dump(changed(base, **changes)).encode(), "test")
     return [Run.under(out, found) for found in resolve(document, search=search)]
 
 
-def a_run(out: Path, use: Sequence[Path] = (), **changes: Any) -> Run:
-    (run,) = runs(out, use, **changes)
+def a_run(out: Path, use: Sequence[Path] = (), base: dict[str, Any] = RECIPE, **changes: Any) -> Run:
+    (run,) = runs(out, use, base, **changes)
     return run
 
 
 def news(run: Run, interrupt: Interrupt | None = None) -> list[Progress]:
     """Train in this process, as a command of its own; what was told on the way."""
-    _sha256.cache_clear()
+    data_sha256.cache_clear()
     return list(train(run, Interrupt() if interrupt is None else interrupt))
 
 
-def trained(out: Path, use: Sequence[Path] = (), **changes: Any) -> Run:
+def trained(out: Path, use: Sequence[Path] = (), base: dict[str, Any] = RECIPE, **changes: Any) -> Run:
     """The one run of the changed recipe, trained in this process."""
-    run = a_run(out, use, **changes)
+    run = a_run(out, use, base, **changes)
     news(run)
     return run
 
@@ -180,6 +206,16 @@ def manifest(folder: Path) -> dict[str, Any]:
 def rows(folder: Path, table: str) -> list[dict[str, Any]]:
     # opened once: pyarrow's read_table opens a path twice, and may meet two versions of a table that is being written
     return pq.ParquetFile(pa.BufferReader((folder / f"{table}.parquet").read_bytes())).read().to_pylist()
+
+
+def frame(run: Run, table: str) -> pd.DataFrame:
+    """The same rows as pandas reads them."""
+    return pd.read_parquet(run.folder / f"{table}.parquet")
+
+
+def last_theta(run: Run) -> torch.Tensor:
+    """theta (P,), or of all trials (R, P), at the last checkpoint."""
+    return load_file(list(run.checkpoints().values())[-1])["theta"]
 
 
 def tables(folder: Path, without: Sequence[str] = TIMES) -> dict[str, list[str]]:

@@ -15,7 +15,7 @@ from tests.support.spectra import largest, matrix, operator, stream
 PARTED = np.concatenate([-np.linspace(0.5, 1, 40), np.linspace(0.2, 1, 100), [3.0, 4.0, 5.0]])
 
 
-def measured(
+def density_of(
     a: torch.Tensor, steps: int, vectors: int, seed: int = 0, known: SimpleNamespace | None = None
 ) -> Quadrature:
     of = operator(a)
@@ -56,7 +56,7 @@ def searched(space: Krylov, top: int) -> SimpleNamespace:
 @pytest.mark.parametrize(("steps", "dtype", "rel"), [(5, torch.float64, 1e-10), (2, torch.float32, 1e-5)])
 def test_exact_for_polynomials_of_degree_twice_the_steps_less_one(steps: int, dtype: torch.dtype, rel: float) -> None:
     a = matrix(np.linspace(-0.6, 1, 90), dtype)
-    found = measured(a, steps, 1)
+    found = density_of(a, steps, 1)
     u = start(a).double()
     for degree in range(2 * steps + 1):
         power = float(u @ torch.linalg.matrix_power(a.double(), degree) @ u)
@@ -68,7 +68,7 @@ def test_exact_for_polynomials_of_degree_twice_the_steps_less_one(steps: int, dt
 
 def test_trace_and_squares_are_those_of_the_start_vectors() -> None:
     a = matrix(PARTED)
-    found = measured(a, 5, 3)
+    found = density_of(a, 5, 3)
     generator = stream()
     images = []
     for _ in range(3):
@@ -80,7 +80,7 @@ def test_trace_and_squares_are_those_of_the_start_vectors() -> None:
 
 
 def test_every_step_counts_and_extreme_nodes_are_eigenvalues() -> None:
-    found = measured(matrix(PARTED), 30, 4)
+    found = density_of(matrix(PARTED), 30, 4)
     assert found.products == len(found.node) == 120
     assert not found.known.any()
     for vector in range(4):
@@ -89,7 +89,7 @@ def test_every_step_counts_and_extreme_nodes_are_eigenvalues() -> None:
 
 def test_no_ghost_copies_in_a_long_run() -> None:
     spectrum = np.array([50.0, 30.0, 20.0, *np.linspace(0.0, 1.0, 397)])
-    found = measured(matrix(spectrum), 120, 1)
+    found = density_of(matrix(spectrum), 120, 1)
     assert (found.node > 1.1).sum() == 3
 
 
@@ -99,7 +99,7 @@ def test_no_ghost_copies_in_a_long_run() -> None:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_breakdown_leaves_an_exact_quadrature_of_fewer_nodes(dtype: torch.dtype) -> None:
     spectrum = np.repeat([-1.0, 0.0, 2.0], [10, 30, 20])
-    found = measured(matrix(spectrum, dtype), 12, 3)
+    found = density_of(matrix(spectrum, dtype), 12, 3)
     tolerance = 1e-12 if dtype == torch.float64 else 1e-5
     if dtype == torch.float32:  # in float64 the repeated eigenvalues of this matrix differ, by its rounding
         assert found.products == 3 * 3
@@ -113,7 +113,7 @@ def test_breakdown_leaves_an_exact_quadrature_of_fewer_nodes(dtype: torch.dtype)
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_the_zero_operator(dtype: torch.dtype) -> None:
-    found = measured(torch.zeros(40, 40, dtype=dtype), 10, 2)
+    found = density_of(torch.zeros(40, 40, dtype=dtype), 10, 2)
     assert found.products == 2
     assert (found.node == 0).all()
     assert (found.weight == 1).all()
@@ -122,17 +122,17 @@ def test_the_zero_operator(dtype: torch.dtype) -> None:
 
 def test_one_parameter() -> None:
     a = torch.tensor([[-2.5]], dtype=torch.float64)
-    found = measured(a, 5, 2)
+    found = density_of(a, 5, 2)
     assert (list(found.node), list(found.weight)) == ([-2.5, -2.5], [1.0, 1.0])
     assert found.trace.value == found.trace.low == found.trace.high == -2.5
     known = SimpleNamespace(values=np.array([-2.5]), vectors=torch.ones(1, 1, dtype=torch.float64))
-    found = measured(a, 5, 2, known=known)
+    found = density_of(a, 5, 2, known=known)
     assert (list(found.node), list(found.weight), list(found.known)) == ([-2.5] * 2, [1.0] * 2, [True] * 2)
     assert (found.products, found.trace.stderr) == (0, 0.0)
 
 
 def test_more_steps_than_parameters_give_the_spectrum() -> None:
-    found = measured(matrix([1.0, 2.0, -3.0]), 10, 1)
+    found = density_of(matrix([1.0, 2.0, -3.0]), 10, 1)
     assert found.node == pytest.approx([-3.0, 1.0, 2.0], abs=1e-13)
     assert found.products == 3
 
@@ -145,7 +145,7 @@ def test_more_steps_than_parameters_give_the_spectrum() -> None:
 def test_known_pairs_count_once_each_and_the_rest_is_orthogonal(inexact: float, dtype: torch.dtype) -> None:
     a = matrix(PARTED, dtype)
     known = largest(a, 3, inexact, torch.float32)
-    found = measured(a, 20, 2, known=known)
+    found = density_of(a, 20, 2, known=known)
     assert found.known.sum() == 6
     assert found.node[found.known] == pytest.approx([3.0, 4.0, 5.0] * 2, abs=1e-5)
     assert found.node[~found.known].max() < 1.01  # nothing of them came back
@@ -156,7 +156,7 @@ def test_known_pairs_count_once_each_and_the_rest_is_orthogonal(inexact: float, 
 def test_estimates_are_unbiased(pairs: int) -> None:
     a = matrix(PARTED)
     known = largest(a, pairs, 1e-3) if pairs else None
-    found = [measured(a, 12, 1, seed, known) for seed in range(300)]
+    found = [density_of(a, 12, 1, seed, known) for seed in range(300)]
     truths = {"trace": PARTED.sum(), "squares": (PARTED**2).sum(), "below": (PARTED < 0).mean()}
     for name, truth in truths.items():
         means = [f.average(f.node < 0) if name == "below" else getattr(f, name) for f in found]
@@ -174,12 +174,12 @@ def test_a_space_begun_before_gives_what_a_fresh_one_would(made: int, steps: int
     found = density(first.operator, steps, 2, stream(1), first=first)
     require_quadratures(found, 2)
     assert found.products == max(0, steps - made) + steps
-    fresh = measured(a, steps, 1)
+    fresh = density_of(a, steps, 1)
     mine = found.vector == 0
     assert (found.node[mine] == fresh.node).all()
     assert (found.weight[mine] == fresh.weight).all()
     # and the second vector is the one that the generator gives first
-    assert (found.node[~mine] == measured(a, steps, 1, 1).node).all()
+    assert (found.node[~mine] == density_of(a, steps, 1, 1).node).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -194,7 +194,7 @@ def test_known_pairs_come_out_of_a_space_begun_before_whether_converged_in_it_or
     require_quadratures(found, 1)
     assert found.products == max(0, steps - 30)
     # the same start vector, deflated from the beginning
-    fresh = measured(a, steps, 1, 0, known)
+    fresh = density_of(a, steps, 1, 0, known)
     assert found.known.sum() == 3
     assert found.node[~found.known].max() < 1.01
     for degree in range(5):
@@ -212,7 +212,7 @@ def test_known_pairs_that_the_space_cannot_hold_come_out_of_it_all_the_same() ->
     require_quadratures(found, 1)
     assert found.known.sum() == 3
     assert found.node[~found.known].max() < 1.01
-    fresh = measured(a, 25, 1, 0, largest(a, 3))
+    fresh = density_of(a, 25, 1, 0, largest(a, 3))
     assert found.trace.value == pytest.approx(fresh.trace.value, rel=1e-9)
 
 
@@ -223,11 +223,11 @@ def test_other_vectors_serve_where_nothing_of_the_first_remains() -> None:
     first = Krylov(operator(a), known.vectors.sum(0))  # no random direction, but within what is known
     first.extend()
     found = density(first.operator, 10, 1, stream(1), known, first)
-    assert found.trace.value == pytest.approx(measured(a, 10, 1, 1, known).trace.value)
+    assert found.trace.value == pytest.approx(density_of(a, 10, 1, 1, known).trace.value)
     released = begun(a, 12)
     released.release(4)
     found = density(released.operator, 10, 1, stream(1), known, released)
-    assert found.trace.value == pytest.approx(measured(a, 10, 1, 1, known).trace.value)
+    assert found.trace.value == pytest.approx(density_of(a, 10, 1, 1, known).trace.value)
 
 
 # --- intervals -------------------------------------------------------------------------------------------------------
@@ -237,7 +237,7 @@ def test_other_vectors_serve_where_nothing_of_the_first_remains() -> None:
 def test_intervals_hold_the_truth_in_90_to_99_percent_of_runs(vectors: int, pairs: int) -> None:
     a = matrix(PARTED)
     known = largest(a, pairs, 1e-3) if pairs else None
-    found = [measured(a, 10, vectors, seed, known) for seed in range(200)]
+    found = [density_of(a, 10, vectors, seed, known) for seed in range(200)]
     cases = {
         "below zero": ((PARTED < 0).mean(), [f.average(f.node < 0) for f in found]),
         "within an interval": (((PARTED > 0) & (PARTED < 2)).mean(), [f.average(abs(f.node - 1) < 1) for f in found]),
@@ -250,10 +250,10 @@ def test_intervals_hold_the_truth_in_90_to_99_percent_of_runs(vectors: int, pair
 
 def test_one_vector_knows_the_error_of_its_trace_but_not_of_a_share() -> None:
     a = matrix(PARTED)
-    found = measured(a, 12, 1)
+    found = density_of(a, 12, 1)
     n = len(a)
     variance = 2 * n / (n + 2) * ((PARTED**2).sum() - PARTED.sum() ** 2 / n)
-    many = measured(a, 12, 200).trace
+    many = density_of(a, 12, 200).trace
     assert many.stderr == pytest.approx((variance / 200) ** 0.5, rel=0.1)
     assert found.trace.stderr == pytest.approx(variance**0.5, rel=0.5)
     share = found.average(found.node < 0)
@@ -265,11 +265,11 @@ def test_a_product_that_is_not_finite_is_an_error(bad: float) -> None:
     a = matrix([1.0, 2.0, 3.0])
     a[0, 0] = bad
     with pytest.raises(ArithmeticError, match="not finite"):
-        measured(a, 3, 1)
+        density_of(a, 3, 1)
 
 
 def test_the_generator_decides_alone() -> None:
     a = matrix(PARTED)
-    first, again, other = (measured(a, 10, 2, seed) for seed in (0, 0, 1))
+    first, again, other = (density_of(a, 10, 2, seed) for seed in (0, 0, 1))
     assert (first.node == again.node).all()
     assert (first.node != other.node).any()
