@@ -24,6 +24,7 @@ from lossgeo.probes.trace import Trace
 from lossgeo.randomness import generator
 from lossgeo.runs.building import landscape_and_data
 from tests.support.dense import CASES, DIFFERENCES, ROUNDING, Dense
+from tests.support.mortal import mortal
 from tests.support.networks import (
     CLASSES,
     N,
@@ -377,7 +378,7 @@ print(json.dumps({"size": landscape.size, "grown": peak - before, "rows": rows})
 def test_ten_million_parameters_stay_under_the_cap(probe: str, settings: dict[str, object]) -> None:
     settings |= {"memory": GIGABYTES}
     child = subprocess.run(
-        [sys.executable, "-c", CHILD, probe, json.dumps(settings)],
+        mortal(sys.executable, "-c", CHILD, probe, json.dumps(settings)),
         capture_output=True,
         text=True,
         timeout=1200,

@@ -18,6 +18,7 @@ from lossgeo.landscapes.batches import batches
 from lossgeo.landscapes.task import Examples
 from lossgeo.runs import machine, training
 from lossgeo.runs.building import landscape_and_data
+from tests.support.mortal import die_with_the_parent
 from tests.support.program import EIGENVALUES, TRACE, a_run, checkpoints, manifest, news, rows, tables, trained
 
 # --- batches ---------------------------------------------------------------------------------------------------------
@@ -358,6 +359,7 @@ def test_what_does_not_fit_leaves_nothing_behind(tmp_path: Path) -> None:
 
 
 def _train_with_probes(out: Path) -> None:
+    die_with_the_parent()
     trained(out, steps=400, evaluate={"every": 2}, log={"every": 1}, checkpoint={"every": 5})
 
 

@@ -6,9 +6,9 @@ between processes is not the point.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -31,9 +31,9 @@ from lossgeo.runs.interrupt import Interrupt
 from lossgeo.runs.resuming import data_sha256
 from lossgeo.runs.run import Run
 from lossgeo.runs.training import Progress, train
+from tests.support.mortal import die_with_the_parent, mortal
 
 TIMES = ("seconds", "gradient_seconds")  # columns that differ between two equal runs
-LIBC = ctypes.CDLL(None)  # loaded here: after a fork nothing should be
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 
 RECIPE: dict[str, Any] = {
@@ -82,7 +82,8 @@ TRACE = {"name": "trace", "vectors": 4, "samples": 200}
 
 
 def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "lossgeo", *map(str, arguments)]
+    """The program, which does not outlive the process that starts it."""
+    return mortal(sys.executable, "-m", "lossgeo", *arguments)
 
 
 def lossgeo(*arguments: object, cwd: Path, stdin: str | None = None, timeout: float = 120, **environment: str) -> Any:
@@ -101,23 +102,17 @@ def lossgeo(*arguments: object, cwd: Path, stdin: str | None = None, timeout: fl
 
 
 def start(*arguments: object, cwd: Path, **options: Any) -> subprocess.Popen[str]:
-    """Start the program in a process group of its own and go on; it does not outlive this process."""
+    """Start the program in a process group of its own and go on; its workers end when it does."""
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
-    own = {"start_new_session": True, "preexec_fn": _die_with_the_parent}  # its workers end when it does
-    return subprocess.Popen(command(*arguments), cwd=cwd, env=ENVIRONMENT, text=True, **own, **pipes)
-
-
-def _die_with_the_parent() -> None:
-    """Ask the kernel to kill this process when the one that started it is gone, even killed."""
-    LIBC.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    return subprocess.Popen(command(*arguments), cwd=cwd, env=ENVIRONMENT, text=True, start_new_session=True, **pipes)
 
 
 def shell(script: str, cwd: Path, timeout: float = 120) -> Any:
     """Run a bash script in which `lossgeo` is the program; its last lines may print ${PIPESTATUS[@]}."""
-    whole = f'lossgeo() {{ "{sys.executable}" -m lossgeo "$@"; }}\n{script}'
-    return subprocess.run(
-        ["bash", "-c", whole], cwd=cwd, capture_output=True, text=True, timeout=timeout, env=ENVIRONMENT, check=False
-    )
+    # an alias and no function: bash would run that in a process of its own, which would outlive the other
+    whole = f"shopt -s expand_aliases\nalias lossgeo={shlex.quote(shlex.join(command()))}\n{script}"
+    bash = mortal("bash", "-c", whole)
+    return subprocess.run(bash, cwd=cwd, capture_output=True, text=True, timeout=timeout, env=ENVIRONMENT, check=False)
 
 
 def until(condition: Callable[[], bool], seconds: float = 60) -> None:
@@ -170,6 +165,7 @@ def trained(out: Path, use: Sequence[Path] = (), base: dict[str, Any] = RECIPE, 
 
 def train_in_child(out: Path, changes: dict[str, Any], die_at_write: int | None = None) -> None:
     """What a child process does: train, and if asked to, be killed when the n-th file is written but not renamed."""
+    die_with_the_parent()
     if die_at_write is not None:
         rename, count = Path.replace, iter(range(1, 10**9))
 
