@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from lossgeo.components.component import Component as Component, Value as Value
+    from lossgeo.curvature.batch_loss import BatchLoss as BatchLoss
     from lossgeo.curvature.local_loss import LocalLoss as LocalLoss
     from lossgeo.curvature.operators import Operator as Operator
     from lossgeo.curvature.spectral.linear_operator import LinearOperator as LinearOperator
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from lossgeo.landscapes.landscape import Landscape as Landscape
     from lossgeo.landscapes.losses import Loss as Loss
     from lossgeo.landscapes.models import Model as Model
-    from lossgeo.landscapes.point import Point as Point
+    from lossgeo.landscapes.point import Point as Point, Preconditioner as Preconditioner
     from lossgeo.landscapes.surfaces import Surface as Surface
     from lossgeo.landscapes.task import Examples as Examples, Task as Task
     from lossgeo.optimizers import Growth as Growth, Optimizer as Optimizer, State as State, Step as Step
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 # where each name of the front door lives; a test holds it to the imports above
 HOMES = {
     "lossgeo.components.component": ("Component", "Value"),
+    "lossgeo.curvature.batch_loss": ("BatchLoss",),
     "lossgeo.curvature.local_loss": ("LocalLoss",),
     "lossgeo.curvature.operators": ("Operator",),
     "lossgeo.curvature.spectral.linear_operator": ("LinearOperator",),
@@ -47,7 +49,7 @@ HOMES = {
     "lossgeo.landscapes.landscape": ("Landscape",),
     "lossgeo.landscapes.losses": ("Loss",),
     "lossgeo.landscapes.models": ("Model",),
-    "lossgeo.landscapes.point": ("Point",),
+    "lossgeo.landscapes.point": ("Point", "Preconditioner"),
     "lossgeo.landscapes.surfaces": ("Surface",),
     "lossgeo.landscapes.task": ("Examples", "Task"),
     "lossgeo.optimizers": ("Growth", "Optimizer", "State", "Step"),

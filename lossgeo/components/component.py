@@ -12,9 +12,10 @@ run id.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
@@ -22,6 +23,9 @@ from pydantic import BaseModel, ConfigDict
 
 class Value(BaseModel):
     """A frozen, strictly typed group of recipe keys; unknown keys, NaN and infinity are refused."""
+
+    # keys that stand somewhere else now, and where
+    elsewhere: ClassVar[Mapping[str, str]] = MappingProxyType({})
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 

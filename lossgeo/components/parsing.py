@@ -84,7 +84,11 @@ def _parse_fields(
     cls: type[V], plain: dict[str, Any], search: tuple[Path, ...], keys: Keys
 ) -> tuple[V | None, list[Problem]]:
     known = cls.model_fields
-    problems = [Problem((*keys, key), f"unknown key; {hint(key, known)}") for key in plain if key not in known]
+    problems = [
+        Problem((*keys, key), f"unknown key; {cls.elsewhere.get(key) or hint(key, known)}")
+        for key in plain
+        if key not in known
+    ]
     values: dict[str, Any] = {}
     broken: set[str] = set()
     for key, value in {**_taken_over(cls, search), **plain}.items():

@@ -17,8 +17,8 @@ from pydantic import Field
 
 from lossgeo.curvature.local_loss import LocalLoss
 from lossgeo.curvature.operators.hessian import Hessian
-from lossgeo.curvature.spectral.krylov import Krylov, direction
-from lossgeo.curvature.spectral.lanczos import lanczos
+from lossgeo.curvature.spectral.extremes import extremes
+from lossgeo.curvature.spectral.krylov import Krylov
 from lossgeo.curvature.spectral.linear_operator import LinearOperator
 from lossgeo.landscapes.landscape import Landscape, Memory
 from lossgeo.landscapes.point import Point
@@ -97,9 +97,7 @@ class Plateaus(Probe):
         theta = history.kept[kept].to(point.theta)
         here = LocalLoss(landscape, Point(middle, theta, {}), landscape.train)
         operator, g = Hessian().at(here), here.gradient()
-        krylov = Krylov(operator, direction(operator, generator))
-        ends = lanczos(krylov, 1, 1, TOLERANCE, BUDGET, generator, operator.room)
-        low, high = float(ends.bottom.values[0]), float(ends.top.values[0])
+        ends = extremes(operator, generator, TOLERANCE, BUDGET)
         leaving = None if found.censored else last - middle
         return {
             "number": int(history.number),
@@ -111,11 +109,11 @@ class Plateaus(Probe):
             "middle_step": middle,
             "middle_loss": landscape.evaluate(theta, landscape.train).loss,
             "middle_gradient_norm": float(torch.linalg.vector_norm(g)),
-            "lambda_min": low,
-            "lambda_min_error": float(ends.bottom.bounds[0]),
-            "lambda_max": high,
-            "lambda_max_error": float(ends.top.bounds[0]),
-            "strict": low < -self.zero * max(abs(low), abs(high)),
+            "lambda_min": ends.low,
+            "lambda_min_error": ends.low_error,
+            "lambda_max": ends.high,
+            "lambda_max_error": ends.high_error,
+            "strict": ends.low < -self.zero * ends.scale,
             "leaving_steps": leaving,
             "predicted_steps": None if leaving is None else _predicted(point.optimizer, operator, g, found.level),
         }

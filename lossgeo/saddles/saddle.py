@@ -115,8 +115,7 @@ class Saddle:
             )
         operator = known.curvature(point.theta)
         if len(point.theta) <= DENSE:
-            whole = torch.eye(len(point.theta), dtype=torch.float64, device=operator.device)
-            values, vectors = torch.linalg.eigh((operator @ whole).cpu())
+            values, vectors = torch.linalg.eigh(operator.dense().cpu())
             directions = vectors.T[: point.index].contiguous()
             return cls(number, point.theta, point.loss, values[: point.index], directions)
         stream = generator(0, "saddle")

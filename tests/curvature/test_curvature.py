@@ -180,11 +180,11 @@ def test_eigenvalue_rows_carry_ranks_errors_and_cost() -> None:
 # those that measure an operator; the others have tests of their own
 OF_OPERATORS = [name for name in names(Probe) if issubclass(find(Probe, name), CurvatureProbe)]
 # what kind of point it is only the Hessian says
-OF_THE_HESSIAN = {"critical_points"}
+OF_THE_HESSIAN = {"critical_points", "critical_point_search"}
 
 
 def test_the_probes_of_operators_are_found() -> None:
-    assert OF_OPERATORS == ["critical_points", "density", "eigenvalues", "trace"]
+    assert OF_OPERATORS == ["critical_point_search", "critical_points", "density", "eigenvalues", "trace"]
 
 
 @pytest.mark.parametrize("name", OF_OPERATORS)

@@ -18,7 +18,7 @@ from lossgeo.landscapes.surface_module import SurfaceLoss, SurfaceModule, surfac
 from lossgeo.landscapes.surfaces import Surface
 from lossgeo.landscapes.surfaces.himmelblau import Himmelblau
 from lossgeo.landscapes.surfaces.linear_autoencoder import LinearAutoencoder
-from lossgeo.probes.critical_points import CriticalPoints
+from lossgeo.probes.critical_point_search import CriticalPointSearch
 from lossgeo.reports.analysis.study import Study
 from lossgeo.reports.critical import Critical
 from lossgeo.saddles.refiners import Refiner
@@ -91,7 +91,7 @@ def test_the_probe_tells_a_gradient_flat_point_from_a_critical_one() -> None:
     begin, data = ramp.start(torch.Generator()), surface_data(ramp)
     module = SurfaceModule(ramp, begin.clone())
     landscape = Landscape(module, SurfaceLoss(), data.task, data.train, data.test, torch.float64)
-    probe = CriticalPoints(refine=find(Refiner, "gradient_norm")())
+    probe = CriticalPointSearch(refine=find(Refiner, "gradient_norm")())
     (row,) = probe.run(landscape, Point(0, begin, {}), {}, 0).rows
     assert (row["accepted"], row["flat"], row["kind"]) == (False, True, "not critical")
     assert row["gradient_norm"] == pytest.approx(1.0, abs=1e-4)
@@ -101,7 +101,7 @@ def test_every_critical_point_that_is_found_of_an_autoencoder_has_its_loss_and_i
     """Loss 1/2 of the left-out variances and the index of the formula, from random starts (Baldi & Hornik 1989)."""
     surface = LinearAutoencoder(inputs=4, hidden=2, covariance=(4.0, 3.0, 2.0, 1.0), rotation=1)
     known = {(round(p.loss, 6), p.index, p.zeros) for p in surface.critical_points()}
-    probe = CriticalPoints(refine=find(Refiner, "levenberg_marquardt")(), starts=40, noise=(0.7, 0.7))
+    probe = CriticalPointSearch(refine=find(Refiner, "levenberg_marquardt")(), starts=40, noise=(0.7, 0.7))
     landscape = landscape_over(surface)
     origin = Point(0, torch.zeros(surface.size, dtype=torch.float64), {})
     rows = probe.run(landscape, origin, {}, 0).rows
@@ -116,7 +116,7 @@ def test_every_critical_point_that_is_found_of_an_autoencoder_has_its_loss_and_i
 
 def test_probe_and_report_on_trajectories(tmp_path: Path) -> None:
     surface = {"name": "linear_autoencoder", "inputs": 4, "hidden": 2, "covariance": [4.0, 3.0, 2.0, 1.0]}
-    search = {"name": "critical_points", "refine": "levenberg_marquardt", "starts": 3, "noise": [0.01, 1.0]}
+    search = {"name": "critical_point_search", "refine": "levenberg_marquardt", "starts": 3, "noise": [0.01, 1.0]}
     base = {"name": "x", "surface": surface, "optimizer": {"name": "sgd", "lr": 0.05}, "threads": 1}
     run = trained(tmp_path, base=base, replicas=5, steps=200, probes=[{**search, "at": [0, 100]}])
     table = pd.read_parquet(run.folder / "critical_points.parquet")

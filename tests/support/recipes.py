@@ -50,7 +50,7 @@ def base_of(folder: str) -> dict[str, Any]:
     if folder == "plants":
         return {**BASE, "start": {}}
     if folder == "refiners":
-        return {**BASE, "probes": ["critical_points"]}
+        return {**BASE, "probes": ["critical_point_search"]}
     return {key: value for key, value in ON_SURFACE.items() if key != "start"} if folder == "surfaces" else BASE
 
 

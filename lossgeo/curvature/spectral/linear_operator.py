@@ -67,8 +67,12 @@ class LinearOperator:
 
     def dense(self) -> torch.Tensor:
         """The matrix (P, P), as symmetric as a matrix of floating-point numbers is; costs P products."""
-        matrix = self @ torch.eye(self.size, dtype=self.dtype, device=self.device)
-        return (matrix + matrix.T) / 2
+        columns = self.columns()
+        return (columns + columns.T) / 2
+
+    def columns(self) -> torch.Tensor:
+        """The products with the unit vectors, (P, P), as they come; costs P products."""
+        return self @ torch.eye(self.size, dtype=self.dtype, device=self.device)
 
     def __matmul__(self, vectors: torch.Tensor) -> torch.Tensor:
         """A v for v of shape (P,), or A V for V of shape (P, K), column by column.

@@ -18,6 +18,7 @@ from torch import nn
 
 from lossgeo.curvature.local_loss import LocalLoss
 from lossgeo.curvature.operators.hessian import Hessian
+from lossgeo.curvature.spectral.extremes import Inertia, inertia
 from lossgeo.curvature.spectral.linear_operator import LinearOperator
 from lossgeo.errors import UsageError
 from lossgeo.landscapes.critical_point import CriticalPoint
@@ -103,7 +104,9 @@ class DuplicateUnit(Plant):
         for unit in range(units):
             apart = Signs.of(self._apart(network.landscape, unit))
             theta = torch.cat([p.detach().reshape(-1) for p in self._widened(layers, unit)])
-            yield CriticalPoint(theta, network.loss, network.index + apart.negative, network.zeros + apart.zero)
+            yield CriticalPoint(
+                theta, network.loss, network.index + apart.inertia.negative, network.zeros + apart.inertia.zero
+            )
 
     def _apart(self, landscape: Landscape, unit: int) -> torch.Tensor:
         """M for a unit of the narrow network, (F + 1 + C, F + 1 + C) for F inputs and C units in the next layer."""
@@ -180,14 +183,15 @@ def _trained(landscape: Landscape) -> Trained | None:
 
     down = minimize(value, landscape.start().numpy(), jac=True, method="BFGS", options={"gtol": 1e-7})
     theta = LevenbergMarquardt().search(gradient, hessian, torch.from_numpy(down.x), 0.01 * CRITICAL).theta.clone()
-    g, whole = gradient(theta), torch.eye(landscape.size, dtype=torch.float64)
-    signs = Signs.of(hessian(theta) @ whole)
+    g, signs = gradient(theta), Signs.of(hessian(theta).dense())
     # more zeros than where nothing is accidental, or far to go: the gradient only fades out, towards infinity
-    fades = signs.zero > Signs.of(hessian(landscape.start()) @ whole).zero or signs.distance(g) > NEAR
+    fades = signs.inertia.zero > Signs.of(hessian(landscape.start()).dense()).inertia.zero or signs.distance(g) > NEAR
     if fades or not float(torch.linalg.vector_norm(g)) <= CRITICAL:
         return None
     landscape.flat.go_to(theta)
-    return Trained(landscape, landscape.evaluate(theta, landscape.train).loss, signs.negative, signs.zero)
+    return Trained(
+        landscape, landscape.evaluate(theta, landscape.train).loss, signs.inertia.negative, signs.inertia.zero
+    )
 
 
 @dataclass(frozen=True)
@@ -200,16 +204,12 @@ class Signs:
 
     @classmethod
     def of(cls, matrix: torch.Tensor) -> Self:
-        values, vectors = torch.linalg.eigh((matrix + matrix.T) / 2)
+        values, vectors = torch.linalg.eigh(matrix)
         return cls(values, vectors, ZERO * float(values.abs().max()))
 
     @property
-    def negative(self) -> int:
-        return int((self.values < -self.small).sum())
-
-    @property
-    def zero(self) -> int:
-        return int((self.values.abs() <= self.small).sum())
+    def inertia(self) -> Inertia:
+        return inertia(self.values.numpy(), self.small)
 
     def distance(self, gradient: torch.Tensor) -> float:
         """The length of Newton's step, without the zero ones."""

@@ -32,8 +32,7 @@ class LevenbergMarquardt(Refiner):
             if norm <= tolerance:
                 return Refined(theta, iteration)
             operator = hessian(theta)
-            matrix = operator @ torch.eye(operator.size, dtype=operator.dtype, device=operator.device)
-            values, vectors = torch.linalg.eigh((matrix + matrix.T) / 2)
+            values, vectors = torch.linalg.eigh(operator.dense())
             along, scale = vectors.T @ g, float(values.abs().max())
             best, best_norm = None, ENOUGH * norm
             for damping, length in itertools.product(DAMPINGS, LENGTHS):
