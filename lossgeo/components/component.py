@@ -4,9 +4,8 @@
 interface, an abstract `Component`. From the class come the recipe's keys, what `lossgeo list` prints, the JSON Schema,
 the digest and the conformance tests.
 
-The decision a reader would question: `dump` (and `parse`, in `parsing`) walk the fields themselves instead of leaving
-nested values to pydantic, whose serializer drops the fields of a subclass in silence: two learning rates would get one
-run id.
+`dump` (and `parse`, in `parsing`) walk the fields themselves instead of leaving nested values to pydantic, whose
+serializer drops the fields of a subclass in silence: two learning rates would get one run id.
 """
 
 from __future__ import annotations

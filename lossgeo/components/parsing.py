@@ -1,7 +1,7 @@
 """From plain data, as a YAML document says it, to a validated value, with everything that is wrong told at once.
 
-The decision a reader would question: the fields are walked here instead of being left to pydantic, which cannot choose
-a class by the name of a file, and runs no sibling's checks once a custom validator raised.
+The fields are walked here instead of being left to pydantic, which cannot choose a class by the name of a file, and
+runs no sibling's checks once a custom validator raised.
 """
 
 from __future__ import annotations

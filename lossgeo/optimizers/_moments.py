@@ -1,8 +1,8 @@
 """What Adam and AdamW share: two running moments of the gradient, and all of a step but the place of weight decay.
 
-The decision a reader would question: the update is torch's own fused kernel, which torch.optim takes only when asked.
-It is one pass over memory, 2.4 times faster on 670,000 parameters than the same arithmetic in seven calls. And it reads
-the step counter itself, so that the counter can be a tensor of the state without a conversion at every step.
+The update is torch's own fused kernel, which torch.optim takes only when asked. It is one pass over memory, 2.4 times
+faster on 670,000 parameters than the same arithmetic in seven calls. And it reads the step counter itself, so that the
+counter can be a tensor of the state without a conversion at every step.
 """
 
 from __future__ import annotations

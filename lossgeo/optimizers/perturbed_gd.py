@@ -1,8 +1,8 @@
 """Gradient descent that kicks itself where the gradient is small: it leaves saddles in time nearly free of dimension.
 
-The decision a reader would question: of the source's two descriptions, constants derived from the smoothness of the
-loss and constants set by hand, a recipe gives one. The derived ones are what the theorem is about; they are far too
-careful for any experiment that people have run.
+A recipe gives one of the source's two descriptions: constants derived from the smoothness of the loss, or constants set
+by hand. The derived ones are what the theorem is about; they are far too careful for any experiment that people have
+run.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Stochastic gradient descent, plain, with a heavy ball, or with Nesterov's look-ahead.
 
-The decision a reader would question: the update is torch's own fused kernel, which torch.optim takes only when asked.
-It passes over memory once, where the same arithmetic written out passes over it up to four times.
+The update is torch's own fused kernel, which torch.optim takes only when asked. It passes over memory once, where the
+same arithmetic written out passes over it up to four times.
 """
 
 from __future__ import annotations

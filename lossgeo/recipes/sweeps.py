@@ -2,9 +2,8 @@
 
 Works on plain data, before validation: `model_copy` would skip it. Keys are dotted, `optimizer.lr` or `probes.0.top`.
 
-The decision a reader would question: within one run the keys are set from the outside in, `optimizer` before
-`optimizer.lr`, whatever their order in the file. So the order of a grid means nothing, and a key inside a swept
-component is set in each of them.
+Within one run the keys are set from the outside in, `optimizer` before `optimizer.lr`, whatever their order in the
+file. So the order of a grid means nothing, and a key inside a swept component is set in each of them.
 """
 
 from __future__ import annotations

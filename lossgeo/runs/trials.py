@@ -27,53 +27,53 @@ WORDS = ("running", "escaped", "diverged", "returned", "stopped")
 
 
 class Trajectory(ABC):
-    """The way of a point through its steps."""
+    """A point on its way through the steps, of a single run or of trials."""
 
     theta: torch.Tensor
     state: State
-    loss: float  # the last one seen; of many, their mean
+    loss: float  # the last one seen; of trials, their mean
 
     @property
     @abstractmethod
     def diverged(self) -> str | None:
-        """Why training is over, where it is because the loss grew; of many, where that of all did."""
+        """Why the run diverged; for trials, only once all of them have. None: it has not."""
 
     @property
     @abstractmethod
     def done(self) -> bool:
-        """Whether nobody is on the way any more."""
+        """Whether no run or trial steps any more."""
 
     @abstractmethod
     def active(self) -> list[int]:
-        """The numbers of those who are on the way, ascending; 0 for one."""
+        """The trials that still step, ascending; [0] for a single run."""
 
     @abstractmethod
     def positions(self) -> torch.Tensor:
-        """Where they stand, a row for each."""
+        """Where these stand, (K, P)."""
 
     @abstractmethod
     def watch(self, step: int) -> None:
-        """See who has left a saddle, by where they stand before a step."""
+        """End the trials that have left their saddles, by where they stand before a step."""
 
     @abstractmethod
     def sync(self) -> None:
-        """Make all of the point be of the present step."""
+        """Write the active rows back into `point`."""
 
     @abstractmethod
     def close(self, step: int, landscape: Landscape) -> None:
-        """See who has left a saddle once the last step was taken."""
+        """End the trials that have left their saddles with the last step."""
 
     @abstractmethod
     def assess(self, step: int, evaluations: Sequence[Evaluation], met: Sequence[bool]) -> None:
-        """What was found of those on the way, in their order: who diverged, and who met a rule that ends training."""
+        """End the active trials that diverged by their evaluations, and those that `met` a rule that ends training."""
 
     @abstractmethod
     def advance(self, taken: Step, step: int) -> bool:
-        """A step was taken at `step`; whether nothing is left to do."""
+        """Take over a step that was taken at `step`; whether no trial steps any more."""
 
     @abstractmethod
     def rows(self, taken: Step) -> Iterator[Row]:
-        """Loss and gradient norm that the step saw, a row for everyone on the way."""
+        """Loss and gradient norm that the step saw, a row for each active trial."""
 
 
 class SingleRun(Trajectory):

@@ -1,7 +1,7 @@
 """A saddle and the ways out of it: where trials begin beside it, and when one has left.
 
-The decision a reader would question: a trial has escaped when it is far along the saddle's own ways down, not when it
-is far. Downhill along a positive direction, which every trial goes first, is no escape.
+A trial has escaped when it is far along the saddle's own ways down, not when it is far. Downhill along a positive
+direction, which every trial goes first, is no escape.
 """
 
 from __future__ import annotations

@@ -231,3 +231,33 @@ def test_ctrl_c_while_the_workers_start_is_quiet(tmp_path: Path) -> None:
     assert (process.returncode, out) == (130, "")
     assert "Traceback" not in errors
     assert "error" not in errors
+
+
+BACKWARDS = '''"""Runs in this process, the last one first."""
+
+from typing import final
+
+from lossgeo import Executor
+from lossgeo.runs.executors import attempt
+from lossgeo.runs.training import train
+
+
+@final
+class Backwards(Executor):
+    """Runs one after the other, in the opposite of their order."""
+
+    def train(self, runs, interrupt):
+        for run in reversed(runs):
+            for news in attempt(train(run, interrupt)):
+                yield run, news
+'''
+
+
+def test_an_executor_is_one_new_file(tmp_path: Path) -> None:
+    (tmp_path / "backwards.py").write_text(BACKWARDS)
+    recipe = written(tmp_path, steps=2, sweep=SEEDS)
+    arguments = ("train", recipe, "--executor", "backwards", "--use", tmp_path / "backwards.py")
+    done = lossgeo(*arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    seeds = [manifest(tmp_path / line)["swept"]["seed"] for line in done.stdout.splitlines()]
+    assert seeds == [2, 1, 0]

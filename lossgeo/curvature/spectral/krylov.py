@@ -1,8 +1,8 @@
 """A Krylov space that grows by one product at a time: what Lanczos, quadrature and deflated traces have in common.
 
-The decision a reader would question: it is an object that can be carried on with. Whoever asks for 30 steps from a
-start vector gets the same 30 numbers as whoever asked for 80, so a probe may go on where another one stopped, and what
-it finds does not depend on whether it did.
+The space is an object that can be carried on with. Whoever asks for 30 steps from a start vector gets the same 30
+numbers as whoever asked for 80, so a probe may go on where another one stopped, and what it finds does not depend on
+whether it did.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The rows of a Lanczos run within a limit on memory, and across invariant parts.
 
-The decision a reader would question: a Krylov space is used as it is for as long as it goes on, since others use it
-too. A restart needs its memory, so the space then gives it up; a new part works on a copy where there is room for one.
+A Krylov space is used as it is for as long as it goes on, since others use it too. A restart needs its memory, so the
+space then gives it up; a new part works on a copy where there is room for one.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Stochastic Lanczos quadrature: the spectrum as nodes and weights, a few of each for every random vector.
 
-The decision a reader would question: start vectors are uniform over directions, not random signs. Both give traces
-of the same error (on a digits network within 0.5%), but the part of such a vector outside known eigenvectors is again
-uniform over directions there, so taking these out leaves every estimate without bias; and it is the law of the vector
-that the search for eigenvalues starts from, whose products can then serve a second time.
+Start vectors are uniform over directions, not random signs. Both give traces of the same error (on a digits network
+within 0.5%), but the part of such a vector outside known eigenvectors is again uniform over directions there, so taking
+these out leaves every estimate without bias; and it is the law of the vector that the search for eigenvalues starts
+from, whose products can then serve a second time.
 
 Hessian of an MLP 64-64-64-10 after 300 steps on digits (P = 8,970), 80 steps and 10 vectors against the exact spectrum
 (tests/bench/bench_trace.py):

@@ -15,9 +15,9 @@ examples    Of K disjoint parts, s / sqrt(K) is the standard error of the whole 
             examples in 85 to 100% of cases at 128 and 512 of them, with s / sqrt(K) alone in 23 to 93%. For the share
             below -1% it was 65 to 100% at 512 and at most 12% at 128, where a sample does not show how far it is off.
 
-The decision a reader would question is the second: the value of a share is the middle of its bounds, and the interval
-is as wide as they are, however many vectors there are. So where bounds are close it holds the truth in 95% of cases,
-elsewhere more often. More vectors help against the first error, more steps against the second.
+As to the second, the value of a share is the middle of its bounds, and the interval is as wide as they are, however
+many vectors there are. So where bounds are close it holds the truth in 95% of cases, elsewhere more often. More vectors
+help against the first error, more steps against the second.
 """
 
 from __future__ import annotations

@@ -6,22 +6,20 @@ experiment on the same data, and a sweep over `dataset.seed` redraws the split.
 
 from __future__ import annotations
 
-import hashlib
 from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self, final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator, model_validator
 
 from lossgeo.components.component import Component
 from lossgeo.errors import UsageError
+from lossgeo.landscapes.datasets._arrays import Array, sha256_of, standardized
 from lossgeo.landscapes.task import Examples, Task
 from lossgeo.randomness import generator
 
-Array = NDArray[Any]
 Kind = Literal["classes", "values", "auto"]
 
 
@@ -146,9 +144,9 @@ class Dataset(Component):
         if self.label_noise > 0:
             train_targets = self._noisy(train_targets, outputs)
         if self.standardize and raw.vocabulary is None:
-            train_inputs, test_inputs = _standardized(train_inputs, test_inputs)
+            train_inputs, test_inputs = standardized(train_inputs, test_inputs)
             if kind == "values":
-                train_targets, test_targets = _standardized(train_targets, test_targets)
+                train_targets, test_targets = standardized(train_targets, test_targets)
         if self.components is not None:
             train_inputs, test_inputs = self._principal(raw, train_inputs, test_inputs, self.components)
         return Data(
@@ -157,7 +155,7 @@ class Dataset(Component):
             task=Task(train_inputs.shape[1:], outputs, kind, raw.vocabulary),
             name=self.component_name(),
             source=raw.source,
-            sha256=_sha256(raw),
+            sha256=sha256_of(raw.inputs, raw.targets),
         )
 
     @model_validator(mode="after")
@@ -280,28 +278,3 @@ def _several(labels: list[Any]) -> str:
         return f"{labels[0]}..{labels[-1]}"
     shown = ", ".join(repr(label) for label in labels[:10])
     return shown if len(labels) <= 10 else f"{shown} and {len(labels) - 10} more"
-
-
-def _standardized(train: Array, test: Array) -> tuple[Array, Array]:
-    """(x - mean) / deviation, with the mean of every feature and both moments from train alone.
-
-    Features of a table (N, features) have units of their own and each its deviation; pixels of an image and samples of
-    a signal (N, channels, ...) share one, so that the pattern of their variances, which is part of the data, stays.
-    A feature of a table that is constant on train becomes 0 on train and on test: nothing was learned about its scale.
-    """
-    low, high = train.min(axis=0), train.max(axis=0)
-    mean = np.where(low == high, low, train.mean(axis=0))  # the rounded mean of equal numbers need not be that number
-    train, test = train - mean, test - mean
-    if train.ndim == 2:
-        deviation = np.where(low == high, np.inf, train.std(axis=0))
-    else:
-        deviation = np.where((low == high).all(), np.inf, train.std())
-    return train / deviation, test / deviation
-
-
-def _sha256(raw: Raw) -> str:
-    digest = hashlib.sha256()
-    for array in (raw.inputs, raw.targets):
-        digest.update(f"{array.shape} {array.dtype.str} ".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()

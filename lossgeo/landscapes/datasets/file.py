@@ -21,7 +21,8 @@ import torch
 from pydantic import Field, model_validator
 
 from lossgeo.errors import UsageError
-from lossgeo.landscapes.datasets import Array, Dataset, Kind, Raw
+from lossgeo.landscapes.datasets import Dataset, Kind, Raw
+from lossgeo.landscapes.datasets._arrays import Array
 
 _SUFFIXES = (".npz", ".csv", ".parquet")
 _USUAL_NAMES = (("inputs", "targets"), ("x", "y"), ("X", "y"))  # of the arrays in an .npz file

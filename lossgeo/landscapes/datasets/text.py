@@ -1,7 +1,7 @@
 """Sequences of characters, and at every position the character that comes next.
 
-The decision a reader would question: windows do not overlap. Overlapping ones would put most of the test text into the
-training set, and their losses would not be those of independent examples.
+Windows do not overlap. Overlapping ones would put most of the test text into the training set, and their losses would
+not be those of independent examples.
 """
 
 from __future__ import annotations

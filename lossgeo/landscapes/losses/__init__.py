@@ -1,8 +1,8 @@
 """Losses: the mean of a cost of outputs and targets, over examples, and over positions where targets are sequences.
 
-The decision a reader would question: a loss knows its own derivatives by the outputs. Gauss-Newton and Fisher are the
-network's Jacobian around them, and in closed form they cost an elementwise product where autograd would need a graph
-of the loss. A loss that only says `prepare`, `mean` and `weight` gets right, if slow, ones from here.
+A loss knows its own derivatives by the outputs. Gauss-Newton and Fisher are the network's Jacobian around them, and in
+closed form they cost an elementwise product where autograd would need a graph of the loss. A loss that only says
+`prepare`, `mean` and `weight` gets right, if slow, ones from here.
 
 Outputs are (B, C), or (B, T, C) for sequences. Targets are in the form that `prepare` gave them.
 """

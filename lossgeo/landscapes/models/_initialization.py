@@ -1,8 +1,8 @@
 """Initial weights by scheme, the same for every family of models.
 
-The decision a reader would question: only linear and convolution layers are filled. A scheme is a statement about the
-variance of sums over a layer's inputs; scale and shift of a normalization layer are no such sums: they stay 1 and 0.
-Nor is the row that an embedding picks: it stays as drawn, and is filled only where a linear layer shares the matrix.
+Only linear and convolution layers are filled. A scheme is a statement about the variance of sums over a layer's inputs;
+scale and shift of a normalization layer are no such sums: they stay 1 and 0. Nor is the row that an embedding picks: it
+stays as drawn, and is filled only where a linear layer shares the matrix.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Small residual networks, with and without their skip connections and normalization.
 
-The decision a reader would question: all blocks have one width and full resolution. Without projections and strides the
-skip connection is the identity everywhere, so `skip: false` removes it and changes nothing else: same parameters, same
-initial weights, which is what a comparison of landscapes needs.
+All blocks have one width and full resolution. Without projections and strides the skip connection is the identity
+everywhere, so `skip: false` removes it and changes nothing else: same parameters, same initial weights, which is what a
+comparison of landscapes needs.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Analytic surfaces: losses whose critical points are known, each file one.
 
-The decision a reader would question: a surface has examples too. Example i adds its `tilt` to the value, theta . b_i,
-and the tilts' mean is zero; so one word, `batch_size`, means the same on a surface as on a network, and everything that
-averages over examples works on both. All but `noisy_saddle` have one example, whose tilt is zero.
+A surface has examples too. Example i adds its `tilt` to the value, theta . b_i, and the tilts' mean is zero; so one
+word, `batch_size`, means the same on a surface as on a network, and everything that averages over examples works on
+both. All but `noisy_saddle` have one example, whose tilt is zero.
 
 Values are for many points at once, a point a row, and are made of elementwise operations and sums within a row: then a
 row's value and gradient have the same bits whichever rows stand beside it.

@@ -1,7 +1,7 @@
 """A saddle in every network that is one unit wider than it has to be.
 
-The decision a reader would question: the narrow network is trained here, to a gradient norm that only rounding bounds,
-and not taken from a run. A checkpoint of a run is never a critical point, and the theory is about these alone.
+The narrow network is trained here, to a gradient norm that only rounding bounds, and not taken from a run. A checkpoint
+of a run is never a critical point, and the theory is about these alone.
 """
 
 from __future__ import annotations
@@ -102,11 +102,9 @@ class DuplicateUnit(Plant):
         layers = [layer for layer in network.landscape.module.modules() if isinstance(layer, nn.Linear)]
         units = layers[self.layer].out_features
         for unit in range(units):
-            apart = Signs.of(self._apart(network.landscape, unit))
+            apart = Signs.of(self._apart(network.landscape, unit)).inertia
             theta = torch.cat([p.detach().reshape(-1) for p in self._widened(layers, unit)])
-            yield CriticalPoint(
-                theta, network.loss, network.index + apart.inertia.negative, network.zeros + apart.inertia.zero
-            )
+            yield CriticalPoint(theta, network.loss, network.index + apart.negative, network.zeros + apart.zero)
 
     def _apart(self, landscape: Landscape, unit: int) -> torch.Tensor:
         """M for a unit of the narrow network, (F + 1 + C, F + 1 + C) for F inputs and C units in the next layer."""
@@ -204,7 +202,7 @@ class Signs:
 
     @classmethod
     def of(cls, matrix: torch.Tensor) -> Self:
-        values, vectors = torch.linalg.eigh(matrix)
+        values, vectors = torch.linalg.eigh((matrix + matrix.T) / 2)
         return cls(values, vectors, ZERO * float(values.abs().max()))
 
     @property
