@@ -17,9 +17,8 @@ from lossgeo.components.component import Component
 from lossgeo.tables import Row as Row
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from lossgeo.reports.analysis.study import Study
+    from lossgeo.reports.figures.style import Figure
 
 # fields that several reports share
 OperatorName = Annotated[str, Field(description="operator whose curvature is shown, as the probes name it")]

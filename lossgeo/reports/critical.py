@@ -20,7 +20,7 @@ from lossgeo.reports.analysis.study import Study
 from lossgeo.tables import Row
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from lossgeo.reports.figures.style import Figure
 
 EXPECTED = ["expected_index", "expected_loss"]
 COLUMNS = ["run", "failure", "accepted", "flat", "loss", "index", "size", "kind", "spectrum", *EXPECTED]
@@ -48,19 +48,14 @@ class Critical(Report):
         every = every.astype(dict.fromkeys(["loss", "index", "size", *EXPECTED], float))
         arms = [(settings, every[every["run"].isin(runs)]) for settings, runs in settings_of(study)]
         rows = tuple({**settings, **_numbers(found), **_energy(found, arms)} for settings, found in arms)
+
+        def draw() -> Figure:
+            from lossgeo.reports.figures import critical
+
+            return critical.draw([(settings, _points(found)) for settings, found in arms])
+
         drawable = any(row["points"] for row in rows)
-        return Summary(
-            "Critical points",
-            rows,
-            tuple(_notes(study, every, rows)),
-            (lambda: _draw(arms)) if drawable else None,
-        )
-
-
-def _draw(arms: list[tuple[Row, pd.DataFrame]]) -> Figure:
-    from lossgeo.reports.figures import critical as _critical_figure
-
-    return _critical_figure.draw([(settings, _points(found)) for settings, found in arms])
+        return Summary("Critical points", rows, tuple(_notes(study, every, rows)), draw if drawable else None)
 
 
 def _points(found: pd.DataFrame) -> pd.DataFrame:

@@ -21,7 +21,7 @@ from lossgeo.reports.analysis.study import WHOLE, Study, one_probe
 from lossgeo.tables import Row
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from lossgeo.reports.figures.style import Figure
 
 TABLES = ("eigenvalues", "trace", "density")
 KEYS = ["run", "replica", "step", "parameters"]
@@ -74,13 +74,14 @@ class Spectrum(Report):
         )
         notes = [*self._missing(study, tables, spectra), *self._reading(spectra, rows), *_doubts(spectra, rows)]
         where = "" if self.parameters == WHOLE else f", {self.parameters}"
+
+        def draw() -> Figure:
+            from lossgeo.reports.figures import spectrum
+
+            return spectrum.draw(study, spectra, self.operator, self.near_zero)
+
         drawable = any(one.density or len(one.end("top")) for one in spectra)
-        return Summary(
-            f"Spectrum of the {self.operator}{where}",
-            rows,
-            tuple(notes),
-            (lambda: self._draw(study, spectra)) if drawable else None,
-        )
+        return Summary(f"Spectrum of the {self.operator}{where}", rows, tuple(notes), draw if drawable else None)
 
     def _tables(self, study: Study) -> dict[str, pd.DataFrame]:
         """The rows of the three tables that this report is about, of one probe each."""
@@ -149,11 +150,6 @@ class Spectrum(Report):
                 " tails are longer than over all the data; the interval allows for what parts of the sample show of it,"
                 " which is not all."
             )
-
-    def _draw(self, study: Study, spectra: list[Measured]) -> Figure:
-        from lossgeo.reports.figures import spectrum as _spectrum_figure
-
-        return _spectrum_figure.draw(study, spectra, self.operator, self.near_zero)
 
 
 def _doubts(spectra: list[Measured], rows: tuple[Row, ...]) -> Iterator[str]:
