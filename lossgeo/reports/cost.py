@@ -1,8 +1,7 @@
 """What did watching cost? Seconds, products and gradients of every probe, and how often it may run for a tenth more.
 
-Two decisions a reader would question. A measurement is one probe at one step, however many rows it left: a probe of
-every layer too. And what the tables hold may be more than the training paid for: `lossgeo probe` measures afterwards,
-into the same tables, and a note says how much that was.
+A measurement is one probe at one step, however many rows it left: a probe of every layer too. `lossgeo probe` measures
+after training into the same tables; a note says how many of the seconds are its own.
 """
 
 from __future__ import annotations
@@ -118,7 +117,7 @@ class Cost(Report):
 
 
 def _step_seconds(run: RunData) -> float | None:
-    """What one step of training took, without probes; evaluations and checkpoints are part of it."""
+    """Seconds of one step of training without probes; evaluations and checkpoints are part of it."""
     facts = run.manifest
     steps = facts.get("step")
     if not steps or facts.get("seconds") is None:
@@ -151,7 +150,7 @@ def _measurements(study: Study) -> pd.DataFrame:
 
 
 def _what(found: pd.DataFrame) -> Row:
-    """What a probe measures: of its last measurement, since a sample may have grown on the way."""
+    """What a probe measures; of its last measurement, since a sample may have grown on the way."""
     columns = {"table": "measures", **dict(zip(SHARED, SHARED, strict=True))}
     known = {name: found[column].dropna().iloc[-1:].tolist() for column, name in columns.items()}
     return {name: plain(values[0]) if values else None for name, values in known.items()} | {
@@ -160,7 +159,7 @@ def _what(found: pd.DataFrame) -> Row:
 
 
 def _words(row: Row) -> str:
-    """The same for a reader: "trace of the hessian, layers.0.*, 256 examples"."""
+    """A row's measurement in words: "trace of the hessian, layers.0.*, 256 examples"."""
     words = [row["measures"] + (f" of the {row['operator']}" if row["operator"] else "")]
     words += [row["parameters"]] if row["parameters"] not in (None, WHOLE) else []
     words += [f"{row['samples']:,} examples"] if row["samples"] is not None else []
@@ -168,7 +167,7 @@ def _words(row: Row) -> str:
 
 
 def _names(rows: list[Row]) -> dict[str, str]:
-    """Words for every probe, with its key where two would read the same."""
+    """Every probe's measurement in words, followed by its key where two would read the same."""
     words = {row["probe"]: _words(row) for row in rows}
     alike = Counter(words.values())
     return {probe: text if alike[text] == 1 else f"{text} ({probe})" for probe, text in words.items()}

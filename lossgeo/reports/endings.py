@@ -1,7 +1,7 @@
 """Where do trials end, and how far apart? Last losses of runs and trials, by what was swept.
 
-The decision a reader would question: a trial is the unit, whether it has a run of its own or shares one. And one that
-diverged counts among the trials and not in the means: its last loss is where somebody happened to look.
+The unit is a trial, whether it has a run of its own or shares one. A trial that diverged counts but is left out of the
+means: its last loss is where somebody happened to look.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Endings(Report):
 
 
 def _ends(study: Study) -> pd.DataFrame:
-    """run, replica, train, test, accuracy, fell: of every trial."""
+    """One row a trial: run, replica, train, test, accuracy, fell."""
     every = study.table("evaluations").reindex(columns=["run", "replica", "step", "split", "loss", "accuracy"])
     every = every.astype({"loss": float, "accuracy": float}).sort_values("step", kind="stable")
     trial = ["run", "replica"]
@@ -63,7 +63,7 @@ def _ends(study: Study) -> pd.DataFrame:
 
 
 def _losses(found: pd.DataFrame) -> np.ndarray:
-    """Those whose spread is told."""
+    """The finite last losses of trials that fell: on the test set, or on the training set where there is no other."""
     fell = found[found["fell"]]
     values: np.ndarray = (fell["test"] if fell["test"].notna().any() else fell["train"]).to_numpy()
     finite: np.ndarray = values[np.isfinite(values)]

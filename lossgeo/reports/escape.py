@@ -1,8 +1,7 @@
 """How long do trials stay at a saddle? Survival, its median beside theory, and how it depends on what was swept.
 
-Two decisions a reader would question. Trials of runs that differ in the seed alone are pooled: a trial is the unit
-here, and a run only holds some of them. And a trial that has not left counts, as one of which it is known that it takes
-longer: a mean over those that have would be short by just the slow ones.
+The unit is a trial: those of runs that differ in the seed alone are pooled. A trial that has not left is censored, not
+dropped: a mean over the others would be short by just the slow ones.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Where did training linger? Plateaus in the order in which they were met, with how long they lasted and theory beside.
 
-The decision a reader would question: plateaus are compared by their number on the way, the first with the first. A
-trial that skipped one that others met moves up; the losses in the rows show whether they are the same.
+Plateaus are compared by their number on the way, the first with the first. A trial that skipped a plateau counts the
+next one in its place; the losses in the rows show whether plateaus of one number are alike.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def _curve(found: pd.DataFrame) -> Survival | None:
 
 
 def _predicted(found: pd.DataFrame) -> pd.DataFrame:
-    """The plateaus for whose leaving there is a prediction."""
+    """The plateaus with a prediction of when they are left."""
     return found[found["predicted_steps"].gt(0) & found["leaving_steps"].gt(0)]
 
 

@@ -1,7 +1,6 @@
-"""Runs as sweeps over the batch size at equal other settings: a row a batch size, and the power law through them.
+"""Runs as sweeps over the batch size at equal other settings: a row a batch size, and the power law through the rows.
 
-A setting that changes together with the batch size (a learning rate scaled with it, a budget of steps) does not split a
-sweep, since each batch size has one value of it.
+A setting that changes together with the batch size (a learning rate, a budget of steps) does not split a sweep.
 """
 
 from __future__ import annotations
@@ -41,13 +40,13 @@ class SizeSweep:
 
 
 def tied_to_size(runs: pd.DataFrame, settings: list[str]) -> list[str]:
-    """The settings with one value per batch size: they change with it and with nothing else."""
+    """The settings with one value per batch size."""
     sizes = len(_grouped(runs, ["batch_size"]))
     return [key for key in settings if sizes > 1 and len(_grouped(runs, ["batch_size", key])) == sizes]
 
 
 def size_sweeps(runs: pd.DataFrame, settings: list[str], tied: list[str]) -> list[SizeSweep]:
-    """The runs by their `settings` but the tied ones."""
+    """One sweep for each combination of the settings that are not tied to the batch size."""
     free = [key for key in settings if key not in tied]
     sweeps = []
     for values, members in _grouped(runs, free):

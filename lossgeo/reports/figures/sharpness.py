@@ -18,7 +18,7 @@ from lossgeo.reports.figures import style as _figure
 
 
 def draw(operator: str, sweeps: Sequence[SizeSweep]) -> Figure:
-    """The fitted power law of every sweep is dashed."""
+    """A series for each sweep, its fitted power law dashed."""
     drawn = [sweep for sweep in sweeps if len(sweep.used)]
     used = pd.concat([sweep.used for sweep in drawn])
     law = drawn[0].slope.exponent if len(drawn) == 1 and drawn[0].slope else None
