@@ -17,9 +17,8 @@ from lossgeo.components.component import Component
 from lossgeo.tables import Row as Row
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from lossgeo.reports.analysis.study import Study
+    from lossgeo.reports.figures.style import Figure
 
 # fields that several reports share
 OperatorName = Annotated[str, Field(description="operator whose curvature is shown, as the probes name it")]
@@ -33,11 +32,10 @@ ProbeKey = Annotated[
 class Summary:
     """What a report found.
 
-    rows   flat, with the same keys in every row, of plain Python values; None is missing, never NaN. A number X with an
-           interval has columns X_low and X_high: so a format knows the digits that X supports, and a claim its
-           verdict. At least one row.
-    notes  what must be known to read the rows, in sentences: what was left out and why, which comparison is not fair.
-    draw   makes the figure, matplotlib being imported only then; None where there is nothing to draw.
+    rows   at least one; flat, with the same keys in every row, of plain Python values; None is missing, never NaN.
+           Columns X_low and X_high are the interval of column X: a format rounds X by it, a claim is judged by it.
+    notes  sentences a reader of the rows needs: what was left out and why, which comparison is not fair.
+    draw   makes the figure and imports matplotlib only then; None where there is nothing to draw.
     """
 
     title: str
@@ -55,7 +53,7 @@ class Report(Component):
 
 
 def plain(value: Any) -> Any:
-    """A table's or a frame's value as a row may hold it: a Python scalar, None for what is missing or not finite."""
+    """A value of a table or a frame for a row: a Python scalar, None for what is missing or not finite."""
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, float) and not np.isfinite(value):
@@ -64,11 +62,11 @@ def plain(value: Any) -> Any:
 
 
 def label(value: Any) -> str:
-    """A setting in a legend or a sentence: 0.3, whatever the arithmetic of a sweep left behind it."""
+    """A setting for a legend or a sentence, in six digits: 0.3 and not 0.30000000000000004."""
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def choice_note(study: Study, operator: str, probe: str | None) -> list[str]:
-    """The note that eigenvalues are those of one probe among several, when nobody chose."""
+    """A note where several probes measured the operator and none was named."""
     choices = study.choices(operator) if probe is None else []
     return [f"Each run's first of {', '.join(choices)} is shown; choose with `probe`."] if choices else []

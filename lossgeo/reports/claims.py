@@ -1,4 +1,4 @@
-"""What became of the claims? One row for everything that a recipe's claim expects, with its verdict.
+"""What became of the claims? One row an expectation, with its verdict.
 
 A claim names a column that its report publishes, and rows by the settings in them. Nothing in a recipe is evaluated as
 code, and whatever a claim is judged by can be read in the report itself: statistic x by columns x_low and x_high.
@@ -24,8 +24,8 @@ class Claims(Report):
     """The verdict on every claim: confirmed, inconclusive or contradicted.
 
     confirmed: the statistic's 95% interval lies inside the expected range; contradicted: outside; inconclusive: across
-    its edge, or there is no interval. Everything that is expected of a claim has a row, and of several rows of its
-    report that fit, all have.
+    its edge, or there is no interval. Every expectation has a row; where several rows of the report fit it, it has one
+    for each.
     """
 
     def render(self, study: Study) -> Summary:

@@ -1,8 +1,7 @@
 """What did watching cost? Seconds, products and gradients of every probe, and how often it may run for a tenth more.
 
-Two decisions a reader would question. A measurement is one probe at one step, however many rows it left: a probe of
-every layer too. And what the tables hold may be more than the training paid for: `lossgeo probe` measures afterwards,
-into the same tables, and a note says how much that was.
+A measurement is one probe at one step, however many rows it left: a probe of every layer too. `lossgeo probe` measures
+after training into the same tables; a note says how many of the seconds are its own.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from lossgeo.reports.analysis.study import WHOLE, RunData, Study
 from lossgeo.tables import Row
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from lossgeo.reports.figures.style import Figure
 
 OTHER_TABLES = ("steps", "evaluations")  # of a run, that no probe fills
 MEASUREMENT = ["run", "replica", "step", "probe"]
@@ -57,13 +56,14 @@ class Cost(Report):
             settings: Row = {"run": run.id, **dict(zip(study.swept, study.settings.loc[run.id], strict=True))}
             probes: list[Any] = list(dict.fromkeys(mine["probe"])) or [None]
             rows += [settings | self._row(run, probe, mine[mine["probe"] == probe]) for probe in probes]
-        drawable = any(row["seconds"] is not None for row in rows)
-        return Summary(
-            "Cost of the probes",
-            tuple(rows),
-            tuple(self._notes(study, rows)),
-            (lambda: _draw(rows)) if drawable else None,
-        )
+        drawn = [row for row in rows if row["seconds"] is not None]
+
+        def draw() -> Figure:
+            from lossgeo.reports.figures import cost
+
+            return cost.draw(drawn, _names(drawn))
+
+        return Summary("Cost of the probes", tuple(rows), tuple(self._notes(study, rows)), draw if drawn else None)
 
     def _row(self, run: RunData, probe: str | None, found: pd.DataFrame) -> Row:
         good = found[~found["failed"]]
@@ -117,7 +117,7 @@ class Cost(Report):
 
 
 def _step_seconds(run: RunData) -> float | None:
-    """What one step of training took, without probes; evaluations and checkpoints are part of it."""
+    """Seconds of one step of training without probes; evaluations and checkpoints are part of it."""
     facts = run.manifest
     steps = facts.get("step")
     if not steps or facts.get("seconds") is None:
@@ -150,7 +150,7 @@ def _measurements(study: Study) -> pd.DataFrame:
 
 
 def _what(found: pd.DataFrame) -> Row:
-    """What a probe measures: of its last measurement, since a sample may have grown on the way."""
+    """What a probe measures; of its last measurement, since a sample may have grown on the way."""
     columns = {"table": "measures", **dict(zip(SHARED, SHARED, strict=True))}
     known = {name: found[column].dropna().iloc[-1:].tolist() for column, name in columns.items()}
     return {name: plain(values[0]) if values else None for name, values in known.items()} | {
@@ -159,57 +159,15 @@ def _what(found: pd.DataFrame) -> Row:
 
 
 def _words(row: Row) -> str:
-    """The same for a reader: "trace of the hessian, layers.0.*, 256 examples"."""
+    """A row's measurement in words: "trace of the hessian, layers.0.*, 256 examples"."""
     words = [row["measures"] + (f" of the {row['operator']}" if row["operator"] else "")]
     words += [row["parameters"]] if row["parameters"] not in (None, WHOLE) else []
     words += [f"{row['samples']:,} examples"] if row["samples"] is not None else []
     return ", ".join(words)
 
 
-def _draw(rows: list[Row]) -> Figure:
-    """Bars of the medians over runs, a dot for every run: what a probe took of it, and what one measurement costs."""
-    from lossgeo.reports.figures import style as _figure
-
-    drawn = [row for row in rows if row["seconds"] is not None]
-    words = {row["probe"]: _words(row) for row in drawn}
+def _names(rows: list[Row]) -> dict[str, str]:
+    """Every probe's measurement in words, followed by its key where two would read the same."""
+    words = {row["probe"]: _words(row) for row in rows}
     alike = Counter(words.values())
-    names = {probe: text if alike[text] == 1 else f"{text} ({probe})" for probe, text in words.items()}
-    titles = {
-        "share": "share of the run",
-        "seconds": "seconds a measurement",
-        "gradient_equivalents": "the same in gradients",
-    }
-    titles = {column: title for column, title in titles.items() if any(row[column] is not None for row in drawn)}
-    runs = len({row["run"] for row in drawn})
-    footer = f"bars: medians over {runs} runs; dots: runs" if runs > 1 else f"run {drawn[0]['run']}"
-    figure, axes = _figure.panels(list(titles.values()), footer)
-    figure.set_figheight(1.5 + 0.42 * len(names))
-    figure.set_figwidth(figure.get_figwidth() + 0.065 * max(map(len, names.values())))  # room for the words
-    places = range(len(names))[::-1]  # the first on top
-    for axis, column in zip(axes, titles, strict=True):
-        for place, probe in zip(places, names, strict=True):
-            values = [row[column] for row in drawn if row["probe"] == probe and row[column] is not None]
-            if values:
-                median = float(np.median(values))
-                axis.barh(place, median, 0.62, color=_figure.PALETTE[0], alpha=0.85)
-                if runs > 1:
-                    axis.plot(values, [place] * len(values), "o", color=_figure.INK, markersize=3.5, alpha=0.5)
-                text = f"{median:.1%}" if column == "share" else f"{median:.3g}"
-                axis.annotate(
-                    text,
-                    (max(values), place),
-                    (5, 0),
-                    textcoords="offset points",
-                    va="center",
-                    fontsize=8,
-                    color=_figure.INK,
-                )
-        axis.set_yticks(list(places), list(names.values()) if axis is axes[0] else [""] * len(names))
-        axis.grid(visible=False, axis="y")
-        axis.grid(axis="x", color="#e6e6e6", linewidth=0.8)
-        axis.tick_params(axis="y", length=0)
-        axis.margins(x=0.18)
-        axis.set_xlim(left=0)
-        if column == "share":
-            axis.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g}%")
-    return figure
+    return {probe: text if alike[text] == 1 else f"{text} ({probe})" for probe, text in words.items()}

@@ -1,7 +1,7 @@
 """How does the index of critical points go with their loss? And how many of the searches found one at all.
 
-The decision a reader would question: the shares of searches that were accepted, and that ended at gradient-flat points,
-stand in every row. A curve of index against loss over the few points that were found means what these shares allow.
+Every row has the shares of searches that were accepted and that ended at gradient-flat points: the curve of index
+against loss over the points that were found means what these shares allow.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from lossgeo.reports.analysis.study import Study
 from lossgeo.tables import Row
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from lossgeo.reports.figures.style import Figure
 
 EXPECTED = ["expected_index", "expected_loss"]
 COLUMNS = ["run", "failure", "accepted", "flat", "loss", "index", "size", "kind", "spectrum", *EXPECTED]
@@ -48,19 +48,14 @@ class Critical(Report):
         every = every.astype(dict.fromkeys(["loss", "index", "size", *EXPECTED], float))
         arms = [(settings, every[every["run"].isin(runs)]) for settings, runs in settings_of(study)]
         rows = tuple({**settings, **_numbers(found), **_energy(found, arms)} for settings, found in arms)
+
+        def draw() -> Figure:
+            from lossgeo.reports.figures import critical
+
+            return critical.draw([(settings, _points(found)) for settings, found in arms])
+
         drawable = any(row["points"] for row in rows)
-        return Summary(
-            "Critical points",
-            rows,
-            tuple(_notes(study, every, rows)),
-            (lambda: _draw(arms)) if drawable else None,
-        )
-
-
-def _draw(arms: list[tuple[Row, pd.DataFrame]]) -> Figure:
-    from lossgeo.reports.figures import critical as _critical_figure
-
-    return _critical_figure.draw([(settings, _points(found)) for settings, found in arms])
+        return Summary("Critical points", rows, tuple(_notes(study, every, rows)), draw if drawable else None)
 
 
 def _points(found: pd.DataFrame) -> pd.DataFrame:
@@ -86,14 +81,14 @@ def _numbers(found: pd.DataFrame) -> Row:
 
 
 def _energies(found: pd.DataFrame) -> np.ndarray:
-    """Of every run that found minima, their mean loss over the number of parameters."""
+    """Mean loss of the minima over the number of parameters, of every run that found some."""
     minima = _points(found)
     minima = minima[minima["kind"] == "minimum"]
     return (minima["loss"] / minima["size"]).groupby(minima["run"]).mean().to_numpy()
 
 
 def _energy(found: pd.DataFrame, arms: list[tuple[Row, pd.DataFrame]]) -> Row:
-    """The mean energy of the minima, and what it goes to as the number of parameters grows."""
+    """The mean energy of the minima, and its limit as the number of parameters grows."""
     sizes = [float(other["size"].max()) for _, other in arms]
     grown = limit(sizes, [_energies(other) for _, other in arms], FINITE_SIZE)
     return {
@@ -103,7 +98,7 @@ def _energy(found: pd.DataFrame, arms: list[tuple[Row, pd.DataFrame]]) -> Row:
 
 
 def _theory(known: pd.DataFrame) -> Row:
-    """How the points of which theory says something compare with that."""
+    """The critical points of which theory says something, against theory."""
     index, expected = known["index"].to_numpy(), known["expected_index"].to_numpy()
     loss, level = known["loss"].to_numpy(), known["expected_loss"].to_numpy()
     alike = (index == expected) & (np.abs(loss - level) <= EQUAL * np.maximum(1.0, np.abs(level)))

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, final
 
 import numpy as np
 import pandas as pd
 from pydantic import Field
 
 from lossgeo.errors import UsageError
-from lossgeo.reports import OperatorName, ParametersGlob, ProbeKey, Report, Summary, choice_note, label, plain
-from lossgeo.reports.analysis.study import WHOLE, RunData, Study, natural
+from lossgeo.reports import OperatorName, ParametersGlob, ProbeKey, Report, Summary, choice_note, plain
+from lossgeo.reports.analysis.study import WHOLE, Study
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from lossgeo.reports.figures.style import Figure
 
 CURVATURE = ["lambda_max", "lambda_max_low", "lambda_max_high", "trace", "trace_low", "trace_high"]
 MEASURED = ["train_loss", "test_loss", "train_accuracy", "test_accuracy", *CURVATURE, "threshold"]
-FEW = 25  # points of a line, up to which each is marked: a single one would not be seen otherwise
 
 
 @final
@@ -56,11 +55,15 @@ class Curves(Report):
             }
             for row in long.to_dict("records")
         )
+
+        def draw() -> Figure:
+            from lossgeo.reports.figures import curves as figure
+
+            of_run = {run.id: None if color is None else run.flat.get(color) for run in study.runs}
+            return figure.draw(curves, of_run, color, self.operator)
+
         drawable = curves[MEASURED].notna().any(axis=None)
-        title = "Training curves"
-        return Summary(
-            title, rows, self._notes(study, curves), (lambda: self._draw(study, curves, color)) if drawable else None
-        )
+        return Summary("Training curves", rows, self._notes(study, curves), draw if drawable else None)
 
     def _color(self, study: Study) -> str | None:
         if self.color is not None and self.color not in study.swept:
@@ -94,69 +97,3 @@ class Curves(Report):
                 "2 / lr is the threshold of gradient descent without momentum; some of these optimizers have another."
             )
         return tuple(notes)
-
-    def _draw(self, study: Study, curves: pd.DataFrame, color: str | None) -> Figure:
-        from matplotlib.lines import Line2D
-
-        from lossgeo.reports.figures import style as _figure
-
-        wanted = {
-            "loss": ["train_loss", "test_loss"],
-            "accuracy": ["train_accuracy", "test_accuracy"],
-            f"largest eigenvalue, {self.operator}": ["lambda_max"],
-            f"trace, {self.operator}": ["trace"],
-        }
-        shown = {title: columns for title, columns in wanted.items() if curves[columns].notna().any(axis=None)}
-        footer = f"{len(study.runs)} runs, one line each" if len(study.runs) > 1 else f"run {study.runs[0].id}"
-        if curves[["lambda_max_low", "trace_low"]].notna().any(axis=None):
-            footer += "; bands: 95% intervals"
-        figure, axes = _figure.panels(list(shown), footer)
-
-        def setting(run: RunData) -> Any:
-            return None if color is None else run.flat.get(color)
-
-        values = sorted({natural(setting(run)): setting(run) for run in study.runs}.values(), key=natural)
-        paints = dict(zip(map(natural, values), _figure.colors(values), strict=True))
-        look: dict[str, Any] = (
-            {"linewidth": 1.6, "alpha": 0.9} if len(study.runs) <= 5 else {"linewidth": 1.0, "alpha": 0.7}
-        )
-        of_run = dict(list(curves.groupby("run")))
-        of_value = {
-            natural(value): [of_run[run.id] for run in study.runs if setting(run) == value and run.id in of_run]
-            for value in values
-        }
-        shared = curves["threshold"].nunique() == 1
-        for axis, columns in zip(axes, shown.values(), strict=True):
-            for value, parts in of_value.items():
-                for column in columns:
-                    style = "--" if column.startswith("test") else "-"
-                    few = max((int(part[column].count()) for part in parts), default=0) <= FEW
-                    marker = "o" if few and column in CURVATURE else ""
-                    axis.plot(*_broken(parts, column), style, color=paints[value], marker=marker, ms=2.5, **look)
-                    if column in CURVATURE:
-                        step, low, high = _broken(parts, f"{column}_low", f"{column}_high")
-                        axis.fill_between(step, low, high, color=paints[value], alpha=0.15, linewidth=0)
-                if columns == ["lambda_max"]:
-                    axis.plot(*_broken(parts, "threshold"), ":", color=_figure.INK if shared else paints[value])
-            if columns != wanted["accuracy"] and not (curves[columns] <= 0).any(axis=None):
-                _figure.log_ticks(axis)
-            if columns == ["lambda_max"] and curves["threshold"].notna().any():
-                # a decaying lr takes 2 / lr to infinity: it may leave the panel, which belongs to the eigenvalues
-                axis.set_ylim(top=min(axis.get_ylim()[1], 10 * curves["lambda_max"].max()))
-            axis.set_xlabel("step", fontsize=9, color=_figure.INK)
-            if columns != wanted[f"trace, {self.operator}"]:
-                names = ["train", "test"] if len(columns) == 2 else ["$\\lambda_{\\max}$", "2 / lr"]
-                samples = [Line2D([], [], color=_figure.INK, linewidth=1.2) for _ in names]
-                samples[1].set_linestyle("--" if len(columns) == 2 else ":")
-                _figure.legend(axis, samples, names)
-        if color is not None and len(values) <= _figure.READABLE:
-            samples = [Line2D([], [], color=paint, linewidth=2) for paint in paints.values()]
-            _figure.legend(figure, samples, [label(value) for value in values], color)
-        return figure
-
-
-def _broken(parts: list[pd.DataFrame], *columns: str) -> tuple[np.ndarray, ...]:
-    """Steps and values of many lines as one line broken by NaN: 1,000 runs are then drawn in a second."""
-    gap = np.full((1, 1 + len(columns)), np.nan)
-    lines = [part[["step", *columns]].dropna().to_numpy(dtype=float) for part in parts]
-    return tuple(np.concatenate([gap, *(piece for line in lines for piece in (line, gap))]).T)

@@ -1,7 +1,7 @@
 """Where do trials end, and how far apart? Last losses of runs and trials, by what was swept.
 
-The decision a reader would question: a trial is the unit, whether it has a run of its own or shares one. And one that
-diverged counts among the trials and not in the means: its last loss is where somebody happened to look.
+The unit is a trial, whether it has a run of its own or shares one. A trial that diverged counts but is left out of the
+means: its last loss is where somebody happened to look.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import numpy as np
 import pandas as pd
 
 from lossgeo.reports import Report, Summary
-from lossgeo.reports.analysis.arms import settings_of, told_apart
+from lossgeo.reports.analysis.arms import settings_of
 from lossgeo.reports.analysis.intervals import correlation, mean, share, spread_ratio
 from lossgeo.reports.analysis.study import Study
 from lossgeo.tables import Row
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from lossgeo.reports.figures.style import Figure
 
 
 @final
@@ -40,11 +40,17 @@ class Endings(Report):
         first = _losses(arms[0][1]) if arms else np.empty(0)
         rows = tuple({**settings, **_numbers(found, first)} for settings, found in arms)
         drawn = [(settings, _losses(found)) for settings, found in arms if len(_losses(found))]
-        return Summary("Where trials end", rows, tuple(_notes(study, ends)), (lambda: _draw(drawn)) if drawn else None)
+
+        def draw() -> Figure:
+            from lossgeo.reports.figures import endings
+
+            return endings.draw(drawn)
+
+        return Summary("Where trials end", rows, tuple(_notes(study, ends)), draw if drawn else None)
 
 
 def _ends(study: Study) -> pd.DataFrame:
-    """run, replica, train, test, accuracy, fell: of every trial."""
+    """One row a trial: run, replica, train, test, accuracy, fell."""
     every = study.table("evaluations").reindex(columns=["run", "replica", "step", "split", "loss", "accuracy"])
     every = every.astype({"loss": float, "accuracy": float}).sort_values("step", kind="stable")
     trial = ["run", "replica"]
@@ -57,7 +63,7 @@ def _ends(study: Study) -> pd.DataFrame:
 
 
 def _losses(found: pd.DataFrame) -> np.ndarray:
-    """Those whose spread is told."""
+    """The finite last losses of trials that fell: on the test set, or on the training set where there is no other."""
     fell = found[found["fell"]]
     values: np.ndarray = (fell["test"] if fell["test"].notna().any() else fell["train"]).to_numpy()
     finite: np.ndarray = values[np.isfinite(values)]
@@ -88,20 +94,3 @@ def _notes(study: Study, ends: pd.DataFrame) -> Iterator[str]:
     stayed = int((~ends["fell"].astype(bool)).sum())
     if stayed:
         yield f"{stayed} trials did not end below where they began, and are left out of the means."
-
-
-def _draw(arms: list[tuple[Row, np.ndarray]]) -> Figure:
-    """The distribution of the last losses, a curve for each setting."""
-    from matplotlib.lines import Line2D
-
-    from lossgeo.reports.figures import style as _figure
-
-    figure, axes = _figure.panels(["share of trials that end lower"], "every step one trial")
-    names = told_apart([settings for settings, _ in arms])
-    colors = _figure.colors(names)
-    for (_, losses), color in zip(arms, colors, strict=True):
-        axes[0].ecdf(losses, color=color, linewidth=1.5)
-    axes[0].set_xlabel("last loss", fontsize=9, color=_figure.INK)
-    if 1 < len(arms) <= _figure.READABLE:
-        _figure.legend(figure, [Line2D([], [], color=color) for color in colors], names)
-    return figure

@@ -1,8 +1,7 @@
 """How long do trials stay at a saddle? Survival, its median beside theory, and how it depends on what was swept.
 
-Two decisions a reader would question. Trials of runs that differ in the seed alone are pooled: a trial is the unit
-here, and a run only holds some of them. And a trial that has not left counts, as one of which it is known that it takes
-longer: a mean over those that have would be short by just the slow ones.
+The unit is a trial: those of runs that differ in the seed alone are pooled. A trial that has not left is censored, not
+dropped: a mean over the others would be short by just the slow ones.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, final
 from pydantic import Field
 
 from lossgeo.reports import Report, Summary, plain
-from lossgeo.reports.analysis.arms import Arm, Family, families_of, laws_of, settings_of
+from lossgeo.reports.analysis.arms import Arm, families_of, laws_of, settings_of
 from lossgeo.reports.analysis.intervals import Estimate, share
 from lossgeo.reports.analysis.power_laws import Law
 from lossgeo.reports.analysis.study import Study
@@ -21,7 +20,7 @@ from lossgeo.reports.analysis.survival import logrank, survival
 from lossgeo.tables import Row
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from lossgeo.reports.figures.style import Figure
 
 COLUMNS = ["run", "replica", "saddle", "start_step", "escape_step", "censored", "last_step", "ended", "underflow"]
 
@@ -47,17 +46,14 @@ class Escape(Report):
         laws = laws_of(families)
         several = len({arm.saddle for arm in arms}) > 1
         rows = tuple(_row(arm, arms, several, laws.get(id(arm))) for arm in arms)
-        return Summary(
-            "Escape from saddles",
-            rows,
-            tuple(_notes(study, arms, rows)),
-            (lambda: self._draw(arms, rows, families)) if any(arm.curve for arm in arms) else None,
-        )
 
-    def _draw(self, arms: list[Arm], rows: tuple[Row, ...], families: list[Family]) -> Figure:
-        from lossgeo.reports.figures import escape as _escape_figure
+        def draw() -> Figure:
+            from lossgeo.reports.figures import escape
 
-        return _escape_figure.draw(arms, rows, families)
+            return escape.draw(arms, rows, families)
+
+        drawable = any(arm.curve for arm in arms)
+        return Summary("Escape from saddles", rows, tuple(_notes(study, arms, rows)), draw if drawable else None)
 
     def _arms(self, study: Study) -> list[Arm]:
         every = study.table("escapes").reindex(columns=[*COLUMNS, "predicted_steps"])

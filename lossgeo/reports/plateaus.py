@@ -1,7 +1,7 @@
 """Where did training linger? Plateaus in the order in which they were met, with how long they lasted and theory beside.
 
-The decision a reader would question: plateaus are compared by their number on the way, the first with the first. A
-trial that skipped one that others met moves up; the losses in the rows show whether they are the same.
+Plateaus are compared by their number on the way, the first with the first. A trial that skipped a plateau counts the
+next one in its place; the losses in the rows show whether plateaus of one number are alike.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import numpy as np
 import pandas as pd
 
 from lossgeo.reports import Report, Summary
-from lossgeo.reports.analysis.arms import settings_of, told_apart
+from lossgeo.reports.analysis.arms import settings_of
 from lossgeo.reports.analysis.intervals import Estimate, mean, share
 from lossgeo.reports.analysis.study import Study
 from lossgeo.reports.analysis.survival import Survival, survival
 from lossgeo.tables import Row
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from lossgeo.reports.figures.style import Figure
 
 NUMBERS = ["start_step", "last_step", "middle_loss", "lambda_min", "lambda_max", "leaving_steps", "predicted_steps"]
 
@@ -48,8 +48,18 @@ class Plateaus(Report):
             if not numbers:
                 groups.append((settings, None, mine))
         rows = tuple({**settings, "number": number, **_numbers(found)} for settings, number, found in groups)
-        drawn = [(settings, number, found) for settings, number, found in groups if len(found)]
-        return Summary("Plateaus", rows, tuple(_notes(study, every)), (lambda: _draw(drawn)) if drawn else None)
+        drawn = [
+            ({"plateau": number, **settings}, curve, _predicted(found))
+            for settings, number, found in groups
+            if (curve := _curve(found))
+        ]
+
+        def draw() -> Figure:
+            from lossgeo.reports.figures import plateaus
+
+            return plateaus.draw(drawn)
+
+        return Summary("Plateaus", rows, tuple(_notes(study, every)), draw if drawn else None)
 
 
 def _curve(found: pd.DataFrame) -> Survival | None:
@@ -58,10 +68,15 @@ def _curve(found: pd.DataFrame) -> Survival | None:
     return survival(found["last_step"] - found["start_step"], found["censored"].astype(bool))
 
 
+def _predicted(found: pd.DataFrame) -> pd.DataFrame:
+    """The plateaus with a prediction of when they are left."""
+    return found[found["predicted_steps"].gt(0) & found["leaving_steps"].gt(0)]
+
+
 def _numbers(found: pd.DataFrame) -> Row:
     curve = _curve(found)
     medians = {name: float(found[name].median()) if found[name].notna().any() else None for name in NUMBERS}
-    theory = found[found["predicted_steps"].gt(0) & found["leaving_steps"].gt(0)]
+    theory = _predicted(found)
     logs = np.log(theory["leaving_steps"].to_numpy() / theory["predicted_steps"].to_numpy())
     return {
         "plateaus": len(found),
@@ -83,32 +98,3 @@ def _notes(study: Study, every: pd.DataFrame) -> Iterator[str]:
         yield f"{failed} measurements failed: {every['failure'].dropna().iloc[0]}."
     if every["number"].notna().any():
         yield "strict_share: plateaus at whose middle an eigenvalue is negative: the surroundings of saddles."
-
-
-def _draw(groups: list[tuple[Row, int | None, pd.DataFrame]]) -> Figure:
-    """How long plateaus last, and the time to leave beside what lambda_min predicts."""
-    from matplotlib.lines import Line2D
-
-    from lossgeo.reports.figures import style as _figure
-
-    figure, axes = _figure.panels(
-        ["share of plateaus that last longer", "steps from the middle to the end"],
-        "Kaplan-Meier, with 95% intervals; dashed: as predicted by the smallest eigenvalue",
-    )
-    names = told_apart([{"plateau": number, **settings} for settings, number, _ in groups])
-    colors = _figure.colors(names)
-    both = []
-    _figure.survival_curves(axes[0], [curve for _, _, found in groups if (curve := _curve(found))], colors)
-    for (_, _, found), color in zip(groups, colors, strict=True):
-        theory = found[found["predicted_steps"].gt(0) & found["leaving_steps"].gt(0)]
-        axes[1].plot(theory["predicted_steps"], theory["leaving_steps"], "o", color=color, markersize=4.5, alpha=0.6)
-        both += [*theory["predicted_steps"], *theory["leaving_steps"]]
-    if both:
-        ends = [0.8 * min(both), 1.25 * max(both)]
-        axes[1].plot(ends, ends, "--", color=_figure.INK, linewidth=0.9)
-        _figure.log_ticks(axes[1])
-    _figure.steps_axis(axes[1])
-    axes[1].set_xlabel("predicted steps", fontsize=9, color=_figure.INK)
-    if 1 < len(groups) <= _figure.READABLE:
-        _figure.legend(figure, [Line2D([], [], color=color) for color in colors], names)
-    return figure

@@ -1,8 +1,8 @@
 """What does the spectrum look like? Its ends, its trace, what stands apart, and how much of it lies near zero or below.
 
-Two decisions a reader would question. Shares are cut at a fraction of the largest |lambda|, never at zero itself: a
-spectrum is densest there, and on which side of zero its middle lies is more than some dozens of Lanczos steps can
-tell. And a row holds what was measured at one step: what only another step has is not borrowed.
+Shares are cut at a fraction of the largest |lambda|, never at zero itself: a spectrum is densest there, and dozens of
+Lanczos steps do not tell on which side of zero its middle lies. A row holds what was measured at one step, and borrows
+nothing from another.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from lossgeo.reports.analysis.study import WHOLE, Study, one_probe
 from lossgeo.tables import Row
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from lossgeo.reports.figures.style import Figure
 
 TABLES = ("eigenvalues", "trace", "density")
 KEYS = ["run", "replica", "step", "parameters"]
@@ -74,16 +74,17 @@ class Spectrum(Report):
         )
         notes = [*self._missing(study, tables, spectra), *self._reading(spectra, rows), *_doubts(spectra, rows)]
         where = "" if self.parameters == WHOLE else f", {self.parameters}"
+
+        def draw() -> Figure:
+            from lossgeo.reports.figures import spectrum
+
+            return spectrum.draw(study, spectra, self.operator, self.near_zero)
+
         drawable = any(one.density or len(one.end("top")) for one in spectra)
-        return Summary(
-            f"Spectrum of the {self.operator}{where}",
-            rows,
-            tuple(notes),
-            (lambda: self._draw(study, spectra)) if drawable else None,
-        )
+        return Summary(f"Spectrum of the {self.operator}{where}", rows, tuple(notes), draw if drawable else None)
 
     def _tables(self, study: Study) -> dict[str, pd.DataFrame]:
-        """The rows of the three tables that this report is about, of one probe each."""
+        """The rows of the operator in each of TABLES, by one probe a table."""
         group = None if self.parameters == EACH else self.parameters
         tables = {name: study.measured(name, self.operator, group) for name in TABLES}
         probes = list(dict.fromkeys(probe for rows in tables.values() for probe in rows["probe"]))
@@ -96,7 +97,7 @@ class Spectrum(Report):
         }
 
     def _spectra(self, study: Study, tables: dict[str, pd.DataFrame]) -> list[Measured]:
-        """In the order of the runs and their steps; a run without any measurement keeps its place."""
+        """The spectra in the order of runs and steps; a run without any measurement keeps its place."""
         good = {name: rows[rows["failure"].isna()] for name, rows in tables.items()}
         groups = {name: dict(list(rows.groupby(KEYS, sort=False))) for name, rows in good.items()}
         every = pd.concat([rows[KEYS] for rows in tables.values()], ignore_index=True).drop_duplicates()
@@ -132,7 +133,7 @@ class Spectrum(Report):
                 yield f"Each run's first of {', '.join(choices)} is shown; choose with `probe`."
 
     def _reading(self, spectra: list[Measured], rows: tuple[Row, ...]) -> Iterator[str]:
-        """What the columns mean, where they hold anything."""
+        """The meaning of columns that hold anything."""
         if any(row["outliers"] is not None for row in rows):
             yield (
                 "outliers: eigenvalues above the widest gap in log(lambda) among the first 2 x classes; gap is its"
@@ -149,11 +150,6 @@ class Spectrum(Report):
                 " tails are longer than over all the data; the interval allows for what parts of the sample show of it,"
                 " which is not all."
             )
-
-    def _draw(self, study: Study, spectra: list[Measured]) -> Figure:
-        from lossgeo.reports.figures import spectrum as _spectrum_figure
-
-        return _spectrum_figure.draw(study, spectra, self.operator, self.near_zero)
 
 
 def _doubts(spectra: list[Measured], rows: tuple[Row, ...]) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+import lossgeo.reports
 from lossgeo import formats
 from lossgeo.components.component import summary
 from lossgeo.components.finding import find, names
@@ -23,6 +25,7 @@ from lossgeo.reports.analysis.study import Study
 from lossgeo.reports.curves import Curves
 from lossgeo.reports.runs import Runs
 from lossgeo.reports.sharpness import Sharpness
+from tests.support.house import imported
 from tests.support.synthetic import eigenvalue, id_of, network, recipe, spectral, trace, trained, write_run
 
 REPORTS = names(Report)
@@ -135,6 +138,16 @@ assert "torch" not in sys.modules
 assert "matplotlib.pyplot" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_matplotlib_is_imported_by_figures_alone() -> None:
+    folder = Path(lossgeo.reports.__file__).parent
+    drawing = {
+        str(file.relative_to(folder).parent)
+        for file in folder.rglob("*.py")
+        if any(name.split(".")[0] == "matplotlib" for name in imported(ast.parse(file.read_text())))
+    }
+    assert drawing == {"figures"}
 
 
 # --- sharpness -------------------------------------------------------------------------------------------------------

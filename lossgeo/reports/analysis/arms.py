@@ -18,9 +18,9 @@ from lossgeo.tables import Row
 
 
 def settings_of(study: Study) -> list[tuple[Row, list[str]]]:
-    """The different settings of what was swept beside seeds, in the study's order, each with its runs.
+    """The settings of what was swept beside seeds, in the study's order, each with its runs.
 
-    Whatever a seed draws, trials, couplings or data, what differs in it alone repeats the experiment.
+    Runs that differ in a seed alone repeat the experiment, whatever it draws: trials, couplings or data.
     """
     keys = [key for key in study.swept if key.rpartition(".")[2] != "seed"]
     groups: dict[tuple[Any, ...], tuple[Row, list[str]]] = {}
@@ -67,14 +67,14 @@ class Arm:
 
     @property
     def prediction(self) -> float | None:
-        """The median of what was predicted for its trials; None where no theory says."""
+        """The median of the steps that theory predicts for the trials; None where there is none."""
         predicted = self.trials["predicted_steps"].astype(float)
         return float(predicted.median()) if predicted.notna().any() else None
 
     def stage_ratio(self, arms: list[Arm]) -> Estimate:
         """Median steps over those that the same trials took at the saddle before.
 
-        A censored trial takes longer than any that left, so that the median is known where they are fewer than half.
+        A censored trial counts as longer than any that left: the median is known while fewer than half are censored.
         """
         before = [arm for arm in arms if arm.settings == self.settings and arm.saddle == (self.saddle or 0) - 1]
         if not before:
@@ -109,10 +109,10 @@ class Family:
 
 
 def families_of(arms: list[Arm]) -> list[Family]:
-    """Every way to see arms as families, by each of the swept numbers."""
+    """The families along each of the swept numbers."""
     keys = list(arms[0].settings)
     families = []
-    # where every setting was watched at one saddle, it is one question whichever number that has
+    # where every setting was watched at one saddle alone, that saddle's number splits no family
     several = len({(*arm.settings.values(), arm.saddle) for arm in arms}) > len(
         {(*arm.settings.values(),) for arm in arms}
     )

@@ -11,8 +11,8 @@ normal sample gets Student's width.
     lognormal, sigma 0.5     48 | 48   74 | 74   84 | 76   89 | 80   93 | 88
     lognormal, sigma 1       42 | 42   63 | 63   75 | 67   81 | 72   85 | 80
 
-Below n = 5 every interval made of resampled means is at most the range of the sample, which holds the mean of a
-symmetric law with probability 1 - 2^(1 - n): reports say so beside the number.
+Below n = 5 an interval of resampled means is at most the range of the sample, which holds the mean of a symmetric law
+with probability 1 - 2^(1 - n): reports say so beside the number.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ FOR_A_MEAN = 10_000  # at n = 5 the expanded tail is 0.1%, that is 10 resamples
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with the two ends of its interval; None is what is not known."""
+    """A number with the two ends of its interval, which is of 95% unless said otherwise; None is unknown."""
 
     value: float | None = None
     low: float | None = None

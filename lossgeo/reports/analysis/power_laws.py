@@ -33,10 +33,10 @@ class Law:
 
 
 def law(x: ArrayLike, times: Sequence[np.ndarray]) -> Law | None:
-    """From the times of the trials at each of at least four settings x > 0; None where there are fewer.
+    """The law of the times of trials at each of at least four settings x > 0; None where there are fewer.
 
-    The fit is to mean times, by least squares. Its interval is the percentile bootstrap over trials, within each
-    setting; it has no width where all trials take the same time.
+    The fit is to mean times, by least squares. The intervals are of the percentile bootstrap over trials, within each
+    setting, and have no width where all trials take the same time.
     """
     at = np.asarray(x, dtype=float)
     if len(set(at.tolist())) < 4 or (at <= 0).any() or any(len(t) == 0 for t in times):
@@ -58,8 +58,8 @@ def law(x: ArrayLike, times: Sequence[np.ndarray]) -> Law | None:
 def limit(x: ArrayLike, values: Sequence[np.ndarray], exponent: float) -> Estimate:
     """The value a that a + b x^exponent goes to for a negative exponent.
 
-    From the values of runs at each of at least three settings x > 0; unknown where there are fewer. The fit is to
-    means, by least squares; its interval the percentile bootstrap over runs, within each setting.
+    `values` are those of runs at each of at least three settings x > 0; with fewer the limit is unknown. The fit is to
+    means, by least squares; the interval is of the percentile bootstrap over runs, within each setting.
     """
     at = np.asarray(x, dtype=float)
     if len(set(at.tolist())) < 3 or any(len(v) == 0 for v in values):

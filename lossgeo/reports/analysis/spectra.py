@@ -1,4 +1,4 @@
-"""One spectrum as the tables hold it: what was measured of an operator at a step, and the numbers that follow."""
+"""One spectrum as the tables hold it: the measurements of an operator at a step, and the numbers that follow."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ROUNDING = 1e-6  # of the largest |lambda|: how far off an eigenvalue found in f
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured of one operator on one group of parameters, at one step of a run; any table may be empty."""
+    """The measurements of one operator on one group of parameters, at one step of a run; any table may be empty."""
 
     run: RunData
     replica: int

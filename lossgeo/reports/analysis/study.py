@@ -1,9 +1,8 @@
 """The runs named on a command line, as data: all that a report knows. Nothing here needs torch.
 
-Two decisions a reader would question. Runs stand in the order of their settings, numbers by size, so that a report
-never depends on how folders sort (1024 before 16). And rows that several reports would have to select, pivot and
-average in the same way are offered as views (`evaluations`, `top_eigenvalues`, `traces`), one row per run and step: the
-replicas of a run are averaged there, because a report's unit is the run.
+Runs stand in the order of their settings, numbers by size, so that a report never depends on how folders sort (1024
+before 16). Views (`evaluations`, `top_eigenvalues`, `traces`) have one row per run and step and average the replicas of
+a run.
 """
 
 from __future__ import annotations
@@ -122,7 +121,7 @@ class Study:
         return pd.concat(wide, axis=1).reset_index()
 
     def choices(self, operator: str, parameters: str | None = WHOLE, table: str = "eigenvalues") -> list[str]:
-        """The probes among which runs leave a choice: each measured the same of this operator beside another one."""
+        """The probes to choose from: those that measured the operator in a run where another probe did too."""
         rows = self.measured(table, operator, parameters)
         several = rows.groupby(["run", "parameters"])["probe"].transform("nunique") > 1
         return [str(probe) for probe in rows.loc[several, "probe"].unique()]
@@ -174,7 +173,7 @@ def last(rows: pd.DataFrame, step: int | Literal["last"] = "last") -> pd.DataFra
 
 
 def one_probe(rows: pd.DataFrame, probe: str | None) -> pd.DataFrame:
-    """Two probes are two measurements (other samples, another tolerance): they are never averaged."""
+    """The rows of one probe, by default each run's first; two (other samples or tolerances) are never averaged."""
     first = rows.groupby(["run", "parameters"])["probe"].transform("first") if probe is None else probe
     return rows[rows["probe"] == first]
 

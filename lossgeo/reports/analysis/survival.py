@@ -1,6 +1,6 @@
-"""Times until something happens, of trials of which some are watched for too short a time to see it.
+"""Times until something happens, where some trials were watched for too short a time to see it.
 
-All of the statistics is scipy's; here is what it takes to ask for a median with its interval.
+The statistics are scipy's; the median with its interval is read off here.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Survival:
 
 
 def survival(times: ArrayLike, censored: ArrayLike) -> Survival:
-    """From the times (n,) of trials and which of them are right-censored there; n at least 1.
+    """The curve of trials from their times (n,) and which are right-censored there; n at least 1.
 
     The interval of the curve is the log-log transformed one of Greenwood's variance, that of the median the times at
     which the interval's ends pass 1/2.

@@ -1,6 +1,6 @@
 """The figure of the spectrum report: density on a linear and on a logarithmic axis, and the eigenvalues one by one.
 
-What differs is told by color; where runs and their steps differ both, every run has a row of panels of its own.
+Spectra differ by color; where both runs and steps differ, every run has a row of panels.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def _setting(study: Study, one: Measured) -> str:
 
 
 def _thinned(items: Sequence[T], most: int) -> list[T]:
-    """At most so many, evenly chosen, the ends among them."""
+    """At most `most` of the items, evenly chosen, the first and the last among them."""
     return [items[i] for i in np.unique(np.linspace(0, len(items) - 1, min(most, len(items))).round().astype(int))]
 
 

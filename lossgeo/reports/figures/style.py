@@ -1,4 +1,4 @@
-"""The look of every figure: panels, colors and axes. The only file of the reports that imports matplotlib.
+"""The look of every figure: panels, colors and axes.
 
 Figures are made through the object interface alone: pyplot would keep them in a global list and choose a window system.
 """
@@ -12,7 +12,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure as Figure  # noqa: PLC0414  # for reports, which import no matplotlib
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
