@@ -294,7 +294,7 @@ def test_the_manifest_says_what_was_trained_on_what(tmp_path: Path) -> None:
     assert facts["versions"]["torch"] == torch.__version__
     assert {"lossgeo", "python", "numpy", "scipy", "pandas", "pyarrow"} <= facts["versions"].keys()
     assert facts["git_commit"] is None or len(facts["git_commit"].rstrip("+")) == 40
-    assert 0 < facts["probe_seconds"] < facts["seconds"] < 60
+    assert 0 < facts["probe_seconds"] < facts["seconds"]
     data = facts["data"]
     assert (data["name"], data["train"], data["test"], data["outputs"]) == ("digits", 1438, 359, 10)
     assert data["inputs"] == [1, 8, 8]
