@@ -26,7 +26,8 @@ from rich.text import Text
 
 from lossgeo.errors import NothingToReport, UsageError
 from lossgeo.files import write_atomically
-from lossgeo.reports import Row, Summary
+from lossgeo.reports import Summary
+from lossgeo.tables import Row
 
 FIGURES = ("png", "svg", "pdf")
 
@@ -173,13 +174,9 @@ def figure(summary: Summary, kind: str) -> bytes:
         raise UsageError(f"a figure is written as {', '.join(FIGURES)}, not {kind!r}")
     if summary.draw is None:
         raise NothingToReport(f"{summary.title}: there is nothing to draw")
-    import matplotlib
+    from lossgeo.reports.figures.style import saved
 
-    out = io.BytesIO()
-    undated = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
-    with matplotlib.rc_context({"svg.hashsalt": "lossgeo"}):  # else every SVG would have ids of its own
-        summary.draw().savefig(out, format=kind, dpi=150, metadata=undated[kind])
-    return out.getvalue()
+    return saved(summary.draw(), kind)
 
 
 def figure_kind(path: Path) -> str:

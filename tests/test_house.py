@@ -33,7 +33,7 @@ def test_imports_point_down() -> None:
         if file.startswith("reports/"):
             assert not any(name.split(".")[0] == "torch" for name in imported(tree)), file
         if any(name.split(".")[0] == "matplotlib" for name in imported(tree)):
-            assert file.startswith("reports/"), file
+            assert file.startswith("reports/figures/"), file
         # the front door gives what is said to be an interface, wherever it lives
         private = {name for name in own for part in name.split(".") if re.match("_[a-z]", part)}
         private -= {

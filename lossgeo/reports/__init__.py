@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import Field
 
 from lossgeo.components.component import Component
-from lossgeo.tables import Row as Row
+from lossgeo.tables import Row
 
 if TYPE_CHECKING:
     from lossgeo.reports.analysis.study import Study

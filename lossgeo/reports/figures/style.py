@@ -5,6 +5,7 @@ Figures are made through the object interface alone: pyplot would keep them in a
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from textwrap import wrap
 from typing import Any
@@ -42,6 +43,15 @@ def panels(titles: Sequence[str], footer: str, rows: int = 1) -> tuple[Figure, l
         axis.set_axisbelow(True)
     figure.supxlabel(footer, x=0.01, ha="left", fontsize=8, color="#595959")
     return figure, axes
+
+
+def saved(figure: Figure, kind: str) -> bytes:
+    """A figure as png (150 dpi), svg or pdf; the same figure gives the same bytes."""
+    out = io.BytesIO()
+    undated = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
+    with matplotlib.rc_context({"svg.hashsalt": "lossgeo"}):  # else every SVG would have ids of its own
+        figure.savefig(out, format=kind, dpi=150, metadata=undated[kind])
+    return out.getvalue()
 
 
 def colors(values: Sequence[Any]) -> list[Any]:
