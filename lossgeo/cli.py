@@ -39,7 +39,7 @@ app = typer.Typer(
 )
 
 Format = Literal["table", "tsv", "csv", "json", "jsonl", "markdown"]
-Runs = Annotated[
+RunPaths = Annotated[
     list[str], typer.Argument(metavar="RUN...", help="Run folders, folders above them, or - (one a line).")
 ]
 Use = Annotated[list[Path], typer.Option("--use", metavar="PATH", help="A file or folder of your own components.")]
@@ -113,7 +113,7 @@ def train(
 
 @app.command()
 def probe(
-    runs: Runs,
+    runs: RunPaths,
     probes: Annotated[
         list[str], typer.Option("--probe", metavar="NAME[:KEY=VALUE,...]", help="What to measure; repeatable.")
     ],
@@ -144,7 +144,7 @@ def report(
     kind: Annotated[
         str, typer.Argument(metavar="KIND[:KEY=VALUE,...]", help="Which report; see lossgeo list reports.")
     ],
-    runs: Runs,
+    runs: RunPaths,
     format_: Annotated[
         Format | None, typer.Option("--format", help="Default: a table on a terminal, tab-separated values otherwise.")
     ] = None,

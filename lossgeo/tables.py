@@ -97,7 +97,7 @@ class Table:
             return
         # stable: the rows of one measurement keep their order, whenever it was made
         self.rows.sort(key=lambda row: (row["step"], row["replica"], row.get("probe", "")))
-        table = pa.Table.from_pylist(self.rows, schema=schema(self.columns))
+        table = pa.Table.from_pylist(self.rows, schema=arrow_schema(self.columns))
         buffer = io.BytesIO()
         # checksums, because a disk that loses a page leaves a file whose footer is still whole
         pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
@@ -105,7 +105,7 @@ class Table:
         self._changed = False
 
 
-def schema(columns: tuple[Column, ...]) -> pa.Schema:
+def arrow_schema(columns: tuple[Column, ...]) -> pa.Schema:
     """The Arrow schema: unit and meaning of every column stand in the field's metadata."""
     fields = [pa.field(c.name, ARROW[c.type], metadata={"unit": c.unit, "meaning": c.meaning}) for c in columns]
     return pa.schema(fields, metadata={"lossgeo.schema": str(VERSION)})

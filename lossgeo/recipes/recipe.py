@@ -23,7 +23,7 @@ from lossgeo.optimizers.schedules import Schedule
 from lossgeo.optimizers.schedules.constant import Constant
 from lossgeo.probes import Probe
 from lossgeo.reports import Report
-from lossgeo.saddles.saddle import Escape, Start
+from lossgeo.saddles.saddle import EscapeRule, Start
 
 
 class Expected(Value):
@@ -87,7 +87,7 @@ class Recipe(Value):
     loss: Loss | None = Field(default=None, description="the loss")
     surface: Surface | None = Field(default=None, description="or, in place of these three, an analytic surface")
     start: Start | None = Field(default=None, description="the saddle that trials begin at; null: none")
-    escape: Escape | None = Field(default=None, description="when a trial has left a saddle, and ends")
+    escape: EscapeRule | None = Field(default=None, description="when a trial has left a saddle, and ends")
     replicas: int = Field(default=1, ge=1, le=1_000_000, description="independent trials, advanced side by side")
     optimizer: Optimizer = Field(description="the update rule")
     schedule: Schedule = Field(default=Constant(), description="factor on the learning rate over steps")

@@ -25,7 +25,7 @@ from lossgeo.landscapes.landscape import Landscape
 from lossgeo.landscapes.point import Point
 from lossgeo.optimizers import Optimizer
 from lossgeo.randomness import generator
-from lossgeo.saddles.saddle import Escape, Saddle
+from lossgeo.saddles.saddle import EscapeRule, Saddle
 
 HALVINGS = 100  # of a bracket of steps
 LONGEST = 1e12  # steps beyond which nobody waits
@@ -38,7 +38,7 @@ QUIET = 1e-10  # share of the covariance below which there is no noise along a d
 def predicted_steps(
     value: Callable[[torch.Tensor], torch.Tensor],
     saddle: Saddle,
-    escape: Escape,
+    escape: EscapeRule,
     optimizer: Optimizer,
     lr: float,
     theta: torch.Tensor,
@@ -94,7 +94,7 @@ def steps_until(terms: np.ndarray, factors: np.ndarray, goal: float) -> list[flo
 def _flat(
     value: Callable[[torch.Tensor], torch.Tensor],
     saddle: Saddle,
-    escape: Escape,
+    escape: EscapeRule,
     optimizer: Optimizer,
     lr: float,
     parts: torch.Tensor,

@@ -49,7 +49,7 @@ class Start(Value):
         return self
 
 
-class Escape(Value):
+class EscapeRule(Value):
     """When a trial has left a saddle; trials that have are frozen."""
 
     distance: float | None = Field(
@@ -129,7 +129,7 @@ class Saddle:
         return torch.stack([(away * way).sum(-1) for way in self.directions.to(theta)], dim=-1)
 
 
-def watched_saddles(known: Saddles, start: Start | None, escape: Escape) -> list[Saddle]:
+def watched_saddles(known: Saddles, start: Start | None, escape: EscapeRule) -> list[Saddle]:
     """Those that trials are watched at.
 
     Raises:
@@ -178,7 +178,7 @@ def _direction(start: Start, saddle: Saddle, stream: torch.Generator) -> torch.T
 class Watch:
     """Looks at trials step by step for those that have left a saddle."""
 
-    def __init__(self, escape: Escape, saddles: Sequence[Saddle]) -> None:
+    def __init__(self, escape: EscapeRule, saddles: Sequence[Saddle]) -> None:
         self.escape = escape
         self.saddles = saddles
 

@@ -69,7 +69,7 @@ def _said_as(meaning: str) -> WrapValidator:
     return WrapValidator(check)
 
 
-Share = Annotated[
+SetSize = Annotated[
     Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)],
     _said_as("a count of at least 1 or a fraction between 0 and 1"),
 ]
@@ -85,10 +85,10 @@ class Dataset(Component):
 
     kind: ClassVar[Kind]  # what its targets are; auto: known only once the data are read
 
-    train: Share | None = Field(
+    train: SetSize | None = Field(
         default=None, description="training examples: a count, a fraction, or null for the rest"
     )
-    test: Share = Field(default=0.2, description="test examples: a count or a fraction")
+    test: SetSize = Field(default=0.2, description="test examples: a count or a fraction")
     classes: Choice = Field(
         default=None, description="classes to keep: the first K, or a list of labels, renumbered from 0; null for all"
     )
