@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import lossgeo
+from lossgeo.components.catalog import interfaces
 from tests.support.house import floors, imported, rooms_and_arrows
 
 ROOT = Path(lossgeo.__file__).parent
@@ -25,7 +26,9 @@ def test_imports_point_down() -> None:
     arrows = rooms_and_arrows(ROOT)
     assert arrows.keys() == floor.keys()
     assert {(a, b) for a, others in arrows.items() for b in others if floor[a] >= floor[b]} == set()
-    assert (len(arrows), floors(arrows), sum(map(len, arrows.values()))) <= (20, 12, 80)
+    assert len(arrows) <= 20
+    assert floors(arrows) <= 12
+    assert sum(map(len, arrows.values())) <= 80
     for file, tree in trees().items():
         own = {name for name in imported(tree) if name.startswith("lossgeo.")}
         if file.startswith("curvature/spectral/"):
@@ -38,6 +41,19 @@ def test_imports_point_down() -> None:
         if file == "__init__.py":  # what the front door gives is public, wherever it lives
             private -= {f"{home}.{name}" for home, names in lossgeo.HOMES.items() for name in names}
         assert all(name.startswith(f"lossgeo.{Path(file).parent}.".replace("/", ".")) for name in private), file
+
+
+def test_a_file_is_one_component_an_interface_or_a_reasonable_length() -> None:
+    folders = {i.__module__.removeprefix("lossgeo.").replace(".", "/") for i in interfaces().values()}
+    assert {"optimizers", "probes", "landscapes/models", "runs/executors"} <= folders
+    for file, tree in trees().items():
+        path, classes = Path(file), [node for node in tree.body if isinstance(node, ast.ClassDef)]
+        final = [c.name for c in classes if any(ast.unparse(d) == "final" for d in c.decorator_list)]
+        if str(path.parent) in folders and not path.name.startswith("_"):
+            assert len(final) == 1, file
+        if path.name == "__init__.py" and str(path.parent) not in folders and file != "__init__.py":
+            assert len(tree.body) <= 1, f"{file} is one sentence"
+        assert len((ROOT / file).read_text().splitlines()) <= 300, file
 
 
 def test_only_the_command_line_and_its_display_print() -> None:

@@ -115,7 +115,7 @@ class Saddle:
             )
         operator = known.curvature(point.theta)
         if len(point.theta) <= DENSE:
-            values, vectors = torch.linalg.eigh(operator.dense().cpu())
+            values, vectors = torch.linalg.eigh(operator.columns().cpu())  # which reads one triangle
             directions = vectors.T[: point.index].contiguous()
             return cls(number, point.theta, point.loss, values[: point.index], directions)
         stream = generator(0, "saddle")

@@ -19,8 +19,8 @@ from lossgeo.probes import Probe
 from lossgeo.recipes.recipe import Recipe
 from lossgeo.recipes.resolving import shipped_recipes
 from lossgeo.recipes.schema import schema
-from tests.components.test_component import EVERY, INTERFACES, REQUIRED, plain
-from tests.recipes.test_recipe import BASE, PLACES, base_of, of, placed
+from tests.support.components import EVERY, INTERFACES, REQUIRED, plain
+from tests.support.recipes import BASE, PLACES, base_of, of, placed
 
 NAMED = [(f, n) for f, n in EVERY if f in PLACES]
 every_named_component = pytest.mark.parametrize(("folder", "name"), NAMED)

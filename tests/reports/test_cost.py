@@ -16,7 +16,17 @@ from lossgeo.reports import Summary
 from lossgeo.reports.analysis.study import Study
 from lossgeo.reports.cost import Cost
 from lossgeo.tables import Row
-from tests.support.synthetic import density, eigenvalue, eigenvalues, id_of, network, recipe, trace, trained, write_run
+from tests.support.synthetic import (
+    density,
+    eigenvalue,
+    eigenvalues,
+    id_of,
+    network,
+    recipe,
+    tables_of_a_run,
+    trace,
+    write_run,
+)
 
 # 100 s for 1,000 steps, 20 s of them for probes: 0.08 s a step
 CLOCK = {"seconds": 100.0, "probe_seconds": 20.0, "step": 1000}
@@ -116,8 +126,8 @@ def test_without_a_clock_there_is_no_share(tmp_path: Path) -> None:
 
 
 def test_a_run_that_measured_nothing_keeps_its_row(tmp_path: Path) -> None:
-    write_run(tmp_path, id_of(0), recipe(seed=0), {"steps": trained(1.0)["steps"]})
-    write_run(tmp_path, id_of(1), recipe(seed=1), trained(1.0))
+    write_run(tmp_path, id_of(0), recipe(seed=0), {"steps": tables_of_a_run(1.0)["steps"]})
+    write_run(tmp_path, id_of(1), recipe(seed=1), tables_of_a_run(1.0))
     answer = Cost().render(Study.open([tmp_path]))
     assert [(row["seed"], row["probe"]) for row in answer.rows] == [(0, None), (1, "eigenvalues"), (1, "trace")]
     assert "1 of 2 runs measured nothing." in notes(answer)

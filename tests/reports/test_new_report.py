@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from tests.support.program import lossgeo
-from tests.support.synthetic import id_of, recipe, trained, write_run
+from tests.support.synthetic import id_of, recipe, tables_of_a_run, write_run
 
 MINE = '''"""How low does the training loss get?"""
 
@@ -32,7 +32,7 @@ class Lowest(Report):
 
 def test_a_report_is_one_file(tmp_path: Path) -> None:
     for number, loss in enumerate((0.1, 0.2, 3.0)):
-        write_run(tmp_path / "runs", id_of(number), recipe(seed=number), trained(1.0, train_loss=loss))
+        write_run(tmp_path / "runs", id_of(number), recipe(seed=number), tables_of_a_run(1.0, train_loss=loss))
     (tmp_path / "lowest.py").write_text(MINE)
     shown = lossgeo("report", "lowest", "runs", "--use", "lowest.py", "--format", "json", cwd=tmp_path)
     assert (shown.returncode, shown.stderr) == (0, "")

@@ -26,7 +26,7 @@ from lossgeo.reports.curves import Curves
 from lossgeo.reports.runs import Runs
 from lossgeo.reports.sharpness import Sharpness
 from tests.support.house import imported
-from tests.support.synthetic import eigenvalue, id_of, network, recipe, spectral, trace, trained, write_run
+from tests.support.synthetic import eigenvalue, id_of, network, recipe, spectral, tables_of_a_run, trace, write_run
 
 REPORTS = names(Report)
 
@@ -37,7 +37,7 @@ def bare(out: Path) -> None:
 
 
 def one(out: Path) -> None:
-    write_run(out, id_of(1), recipe(), trained(3.0))
+    write_run(out, id_of(1), recipe(), tables_of_a_run(3.0))
 
 
 def unfinished(out: Path) -> None:
@@ -49,12 +49,12 @@ def unfinished(out: Path) -> None:
         "done": None,
     }
     for number, (status, reason) in enumerate(states.items()):
-        tables = trained(3.0) if status != "failed" else {}
+        tables = tables_of_a_run(3.0) if status != "failed" else {}
         write_run(out, id_of(number), recipe(seed=number), tables, status=status, reason=reason)
 
 
 def broken_numbers(out: Path) -> None:
-    tables = trained(float("nan"), train_loss=float("inf"), accuracy=None)
+    tables = tables_of_a_run(float("nan"), train_loss=float("inf"), accuracy=None)
     write_run(out, id_of(1), recipe(batch_size=16), tables, status="diverged", data=None)
     failed = {"step": 200, "probe": "eigenvalues", "failure": "RuntimeError: out of memory"}
     write_run(out, id_of(2), recipe(batch_size="full"), {"eigenvalues": [failed]}, data=None)
@@ -62,7 +62,7 @@ def broken_numbers(out: Path) -> None:
 
 def surface(out: Path) -> None:
     asked = {"name": "saddle", "surface": {"name": "octopus", "dimension": 5}, "optimizer": {"name": "sgd", "lr": 0.1}}
-    write_run(out, id_of(1), asked, trained(3.0, accuracy=None))
+    write_run(out, id_of(1), asked, tables_of_a_run(3.0, accuracy=None))
 
 
 def many_settings(out: Path) -> None:
@@ -71,13 +71,16 @@ def many_settings(out: Path) -> None:
         for size in (16, "full"):
             number += 1
             write_run(
-                out, id_of(number), recipe(optimizer={"lr": float(lr)}, batch_size=size), trained(3.0, lr=float(lr))
+                out,
+                id_of(number),
+                recipe(optimizer={"lr": float(lr)}, batch_size=size),
+                tables_of_a_run(3.0, lr=float(lr)),
             )
 
 
 def measured(out: Path) -> None:
     """Spectra whole and by layers, of a sample, and one that failed."""
-    tables = trained(3.0)
+    tables = tables_of_a_run(3.0)
     failed = {"step": 100, "probe": "density", "seconds": 2.0, "failure": "MemoryError: "}
     tables |= spectral(200, network(), low=3.0, high=5.0, samples=100)
     tables["density"] += [failed, *spectral(200, network(), part=1, samples=100)["density"]]
@@ -160,7 +163,7 @@ def sweep(
     begin = len(list(out.rglob("run.json")))
     for number, (size, seed) in enumerate((size, seed) for size in sizes for seed in range(5)):
         value = law(1000 if size == "full" else size, seed)
-        write_run(out, id_of(begin + number), recipe(batch_size=size, seed=seed, **changes), trained(value))
+        write_run(out, id_of(begin + number), recipe(batch_size=size, seed=seed, **changes), tables_of_a_run(value))
 
 
 def notes(answer: Summary) -> str:
@@ -197,7 +200,12 @@ def test_a_setting_that_goes_with_the_batch_size_does_not_split_the_slope(tmp_pa
     for size in (16, 64):
         begin = len(list(tmp_path.rglob("run.json")))
         for seed in range(5):
-            write_run(tmp_path, id_of(begin + seed), recipe(batch_size=size, seed=seed, steps=size), trained(size**0.5))
+            write_run(
+                tmp_path,
+                id_of(begin + seed),
+                recipe(batch_size=size, seed=seed, steps=size),
+                tables_of_a_run(size**0.5),
+            )
     answer = Sharpness().render(Study.open([tmp_path]))
     assert [(row["batch_size"], row["steps"], row["runs"]) for row in answer.rows] == [(16, 16, 5), (64, 64, 5)]
     assert answer.rows[0]["slope"] == pytest.approx(0.5)
@@ -212,7 +220,7 @@ def test_every_run_is_used_diverged_or_missing_with_its_reason(tmp_path: Path) -
         {"status": "failed"},
     ]
     for number, state in enumerate(states):
-        write_run(tmp_path, id_of(number), recipe(seed=number), trained(2.0), **state)
+        write_run(tmp_path, id_of(number), recipe(seed=number), tables_of_a_run(2.0), **state)
     write_run(tmp_path, id_of(4), recipe(seed=4))
     failed = {"step": 200, "probe": "eigenvalues", "failure": "RuntimeError: out of memory"}
     write_run(tmp_path, id_of(5), recipe(seed=5), {"eigenvalues": [eigenvalue(100, 7.0), failed]})
@@ -233,16 +241,16 @@ def test_every_run_is_used_diverged_or_missing_with_its_reason(tmp_path: Path) -
 
 
 def test_a_group_that_diverged_whole_keeps_its_row(tmp_path: Path) -> None:
-    write_run(tmp_path, id_of(1), recipe(batch_size=16), trained(2.0))
-    write_run(tmp_path, id_of(2), recipe(batch_size=64), trained(2.0), status="diverged")
+    write_run(tmp_path, id_of(1), recipe(batch_size=16), tables_of_a_run(2.0))
+    write_run(tmp_path, id_of(2), recipe(batch_size=64), tables_of_a_run(2.0), status="diverged")
     second = Sharpness().render(Study.open([tmp_path])).rows[1]
     assert (second["batch_size"], second["runs"], second["used"], second["diverged"]) == (64, 1, 0, 1)
     assert second["lambda_max"] is second["train_loss"] is second["step"] is None
 
 
 def test_an_earlier_step_can_be_asked_for(tmp_path: Path) -> None:
-    write_run(tmp_path, id_of(1), recipe(seed=1), trained(22.0))
-    write_run(tmp_path, id_of(2), recipe(seed=2), trained(22.0), status="running", step=150)
+    write_run(tmp_path, id_of(1), recipe(seed=1), tables_of_a_run(22.0))
+    write_run(tmp_path, id_of(2), recipe(seed=2), tables_of_a_run(22.0), status="running", step=150)
     (row,) = Sharpness(step=120).render(Study.open([tmp_path])).rows
     assert (row["used"], row["step"]) == (2, 100)
     assert row["lambda_max"] == pytest.approx(21.6)
@@ -251,7 +259,7 @@ def test_an_earlier_step_can_be_asked_for(tmp_path: Path) -> None:
 
 def test_unequal_train_losses_and_unconverged_values_are_said(tmp_path: Path) -> None:
     for number, (size, loss) in enumerate([(16, 0.10), (64, 0.12)]):
-        tables = trained(2.0, train_loss=loss)
+        tables = tables_of_a_run(2.0, train_loss=loss)
         tables["eigenvalues"][2]["converged"] = number == 0
         write_run(tmp_path, id_of(number), recipe(batch_size=size), tables)
     answer = Sharpness().render(Study.open([tmp_path]))
@@ -265,7 +273,7 @@ def test_unequal_train_losses_and_unconverged_values_are_said(tmp_path: Path) ->
 
 
 def test_curves_join_what_was_measured_at_each_step(tmp_path: Path) -> None:
-    tables = trained(22.0)
+    tables = tables_of_a_run(22.0)
     tables["eigenvalues"] = [eigenvalue(50, 11.0), *tables["eigenvalues"][:3]]
     for row in tables["steps"]:
         row["lr"] = 0.1 if row["step"] < 100 else 0.01
@@ -286,7 +294,7 @@ def test_curves_join_what_was_measured_at_each_step(tmp_path: Path) -> None:
 
 
 def test_curves_have_the_intervals_that_the_tables_have(tmp_path: Path) -> None:
-    tables = trained(22.0)
+    tables = tables_of_a_run(22.0)
     tables["eigenvalues"] = [eigenvalue(100, 4.0, low=3.0, high=5.0, samples=64), eigenvalue(200, 6.0)]
     tables["trace"] = [trace(200, 9.0, 16.0, stderr=1.0)]
     write_run(tmp_path, id_of(1), recipe(), tables)
@@ -307,7 +315,7 @@ def test_curves_have_the_intervals_that_the_tables_have(tmp_path: Path) -> None:
 
 def layered(out: Path) -> None:
     """The whole, and a layer that another probe measured before it in the table's order."""
-    tables = trained(9.0)
+    tables = tables_of_a_run(9.0)
     tables["eigenvalues"] += [
         eigenvalue(200, 2.0, probe="a-layers", parameters="layers.0.*"),
         eigenvalue(200, 1.0, probe="a-layers", parameters="layers.2.*"),
@@ -349,7 +357,7 @@ def test_a_failure_counts_where_its_probe_may_have_measured(tmp_path: Path) -> N
 
 
 def test_curves_are_colored_by_a_swept_setting_only(tmp_path: Path) -> None:
-    write_run(tmp_path, id_of(1), recipe(), trained(1.0))
+    write_run(tmp_path, id_of(1), recipe(), tables_of_a_run(1.0))
     with pytest.raises(UsageError, match="batch_size"):
         Curves(color="batch_size").render(Study.open([tmp_path]))
 

@@ -209,9 +209,6 @@ def tables_of_a_run(
     }
 
 
-trained = tables_of_a_run  # as tests/reports calls it
-
-
 def id_of(number: int) -> str:
     """A run id: eight hexadecimal digits."""
     return f"{number:08x}"

@@ -10,7 +10,7 @@ import pytest
 
 from lossgeo.errors import NothingToReport, RunError, UsageError
 from lossgeo.reports.analysis.study import Study, last
-from tests.support.synthetic import eigenvalue, id_of, recipe, trained, write_run
+from tests.support.synthetic import eigenvalue, id_of, recipe, tables_of_a_run, write_run
 
 
 def test_runs_are_found_anywhere_below_and_once(tmp_path: Path) -> None:
@@ -64,8 +64,8 @@ def test_names_are_swept_when_recipes_differ(tmp_path: Path) -> None:
 
 
 def test_tables_are_joined_and_absent_ones_are_absent(tmp_path: Path) -> None:
-    write_run(tmp_path, id_of(1), recipe(seed=1), trained(2.0))
-    write_run(tmp_path, id_of(2), recipe(seed=2), {"evaluations": trained(3.0, accuracy=None)["evaluations"]})
+    write_run(tmp_path, id_of(1), recipe(seed=1), tables_of_a_run(2.0))
+    write_run(tmp_path, id_of(2), recipe(seed=2), {"evaluations": tables_of_a_run(3.0, accuracy=None)["evaluations"]})
     write_run(tmp_path, id_of(3), recipe(seed=3))
     study = Study.open([tmp_path])
     assert set(study.table("evaluations")["run"]) == {id_of(1), id_of(2)}
