@@ -183,20 +183,24 @@ def report(
 @app.command(name="list")
 def list_(
     kind: Annotated[
-        str | None, typer.Argument(metavar="[KIND]", help="models, datasets, optimizers, probes, ...")
+        str | None, typer.Argument(metavar="[KIND]", help="models, datasets, optimizers, probes, ...; or tables.")
     ] = None,
     format_: Annotated[Format | None, typer.Option("--format", help="As for report.")] = None,
     use: Use = [],
 ) -> None:
-    """The components that a recipe can name, with their keys."""
+    """The components that a recipe can name, with their keys; or the tables of runs, with their columns."""
     from lossgeo import formats
     from lossgeo.components.catalog import interfaces, keys
     from lossgeo.components.finding import used_files
+    from lossgeo.runs.columns import listed
 
-    known = interfaces()
-    if kind is not None and kind not in known:
-        raise UsageError(f"no kind of component is called {kind!r}; there are {', '.join(known)}")
-    rows = keys([known[kind]] if kind else list(known.values()), used_files(use))
+    known, search = interfaces(), used_files(use)
+    if kind == "tables":
+        rows = listed(search)
+    elif kind is None or kind in known:
+        rows = keys([known[kind]] if kind else list(known.values()), search)
+    else:
+        raise UsageError(f"no kind of component is called {kind!r}; there are {', '.join(known)}, and tables")
     _print([formats.FORMATS[format_ or _default_format(None)](rows).rstrip("\n")])
 
 

@@ -8,11 +8,13 @@ import json
 import pkgutil
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import lossgeo
 from lossgeo.components.component import Component, Value, dump, summary
 from lossgeo.components.finding import find, names
+
+C = TypeVar("C", bound=Component)
 
 # as a reader of YAML says it
 WORDS = {str: "text", tuple: "list", type(None): "null"}
@@ -30,7 +32,7 @@ def interfaces() -> dict[str, type[Component]]:
     return dict(sorted(found.items()))
 
 
-def catalog(interface: type[Component], search: tuple[Path, ...] = ()) -> dict[str, type[Component]]:
+def catalog(interface: type[C], search: tuple[Path, ...] = ()) -> dict[str, type[C]]:
     """Every component of an interface by name."""
     return {name: find(interface, name, search) for name in names(interface, search)}
 

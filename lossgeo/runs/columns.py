@@ -1,8 +1,13 @@
-"""The columns of the tables that training itself fills."""
+"""The tables of a run: the columns of those that training itself fills, and what there is in all."""
 
 from __future__ import annotations
 
-from lossgeo.tables import Column
+from pathlib import Path
+from typing import Any
+
+from lossgeo.components.catalog import catalog
+from lossgeo.probes import Probe
+from lossgeo.tables import KEYS, Column, Row
 
 STEPS = (
     Column("epoch", "float", "epochs", "passes over the training data so far"),
@@ -29,3 +34,20 @@ ESCAPES = (
     Column("underflow", "bool", "", "censored, and what could grow fell below the smallest normal number"),
     Column("predicted_steps", "float", "steps", "by the local spectrum, from where it began; null: no theory says"),
 )
+
+
+def tables(search: tuple[Path, ...] = ()) -> dict[str, tuple[Column, ...]]:
+    """Every table that a run can hold and its columns: those that training fills, then those of all probes by name."""
+    interface: Any = Probe  # abstract, which mypy takes for a mistake here
+    probes = {probe.component_name(): probe.table() for probe in catalog(interface, search).values()}
+    found = {"steps": STEPS, "evaluations": EVALUATIONS, "escapes": ESCAPES, **probes}
+    return {name: (*KEYS, *columns) for name, columns in found.items()}
+
+
+def listed(search: tuple[Path, ...] = ()) -> list[Row]:
+    """One row a column: the table that has it, its type, its unit and what it means."""
+    return [
+        {"table": name, "column": c.name, "type": c.type, "unit": c.unit, "meaning": c.meaning}
+        for name, columns in tables(search).items()
+        for c in columns
+    ]

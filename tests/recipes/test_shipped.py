@@ -1,4 +1,4 @@
-"""Every recipe that lossgeo ships: its header, and the real program on a shrunk copy."""
+"""Every recipe that lossgeo ships: its header, its line in the index, and the real program on a shrunk copy."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from lossgeo.recipes.recipe import Recipe
 from lossgeo.recipes.resolving import read_recipe, resolve, shipped_recipes
 from tests.support.program import lossgeo
 
+ROOT = Path(__file__).parents[2]
 RECIPES = sorted(path.stem for path in shipped_recipes().glob("*.yaml"))
 
 # what makes a run short; the sweep stays, with its first values
@@ -49,15 +50,37 @@ def test_the_recipes_are_all_here() -> None:
     ]
 
 
+def head(name: str) -> dict[str, str]:
+    """The comment that a recipe opens with: what stands behind each of its words, on one line."""
+    text = (shipped_recipes() / f"{name}.yaml").read_text()
+    first, *lines = text[: text.index("\nname:")].splitlines()
+    assert first.startswith("# yaml-language-server: $schema=")
+    assert all(line.startswith("# ") for line in lines)
+    parts = re.split(r"^# ([A-Z][a-z]+): ", "\n".join(lines), flags=re.MULTILINE)
+    texts = (" ".join(text.replace("\n#", "\n").split()) for text in parts[2::2])
+    return dict(zip(parts[1::2], texts, strict=True))
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_opens_with_question_command_expectation_and_time(name: str) -> None:
-    text = (shipped_recipes() / f"{name}.yaml").read_text()
-    header = text[: text.index("\nname:")]
-    assert header.startswith("# yaml-language-server: $schema=")
-    for word in ("Question:", "Command:", "Expect:", "Takes:"):
-        assert re.search(rf"^# {word} ", header, re.MULTILINE), word
-    assert all(line.startswith("#") for line in header.splitlines())
-    assert f"lossgeo train {name}" in header
+    said = head(name)
+    assert list(said) == ["Question", "Command", "Expect", "Takes", "Source"]
+    assert said["Question"].endswith("?")
+    assert said["Command"].startswith(f"lossgeo train {name}")
+    assert " on two cores" in said["Takes"]
+
+
+def test_the_index_has_every_recipe_once_with_its_question_command_and_time() -> None:
+    index = (ROOT / "recipes" / "README.md").read_text()
+    entries = re.findall(r"^\*\*(.+)\*\*\n\[(.+)\]\((.+)\), (.+):\n\n((?:    .+\n)+)", index, re.MULTILINE)
+    assert sorted(name for _, name, *_ in entries) == RECIPES
+    assert index.count(".yaml") == len(RECIPES)
+    for question, name, file, takes, commands in entries:
+        said = head(name)
+        assert file == f"{name}.yaml"
+        assert question == said["Question"][0].upper() + said["Question"][1:]
+        assert takes == said["Takes"].replace(" on two cores", "")
+        assert [line.strip() for line in commands.splitlines()] == said["Command"].split(", then ")
 
 
 @pytest.mark.parametrize("name", RECIPES)
