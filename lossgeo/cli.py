@@ -1,6 +1,6 @@
-"""The command line: parse, one library call, print. The only file that writes to standard output.
+"""The command line: parse, one library call, print (display.py).
 
-That carries data alone: run folders, or a report's rows. Everything else goes to standard error (display.py). Heavy
+Standard output carries data alone: run folders, or a report's rows. Everything else goes to standard error. Heavy
 modules are imported inside the commands that need them, so that `--help` answers at once and `report` needs no torch.
 """
 
@@ -10,7 +10,7 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 import typer
 
 from lossgeo import __version__
-from lossgeo.display import display, say
+from lossgeo.display import display, emit, say
 from lossgeo.errors import LossgeoError, Stopped, UsageError
 from lossgeo.runs.interrupt import Interrupt
 
@@ -49,7 +49,7 @@ Device = Annotated[str | None, typer.Option(metavar="NAME", help="cpu, cuda or a
 
 def _version(wanted: bool) -> None:
     if wanted:
-        _print([__version__])
+        emit([__version__])
         raise typer.Exit
 
 
@@ -102,7 +102,7 @@ def train(
         ]
         runs = list({run.id: run for run in (Run.under(out, resolved) for resolved in found)}.values())
         if dry_run:
-            _print(_planned(run) for run in runs)
+            emit(_planned(run) for run in runs)
             return
         if not quiet:
             for sentence in left_behind(out, runs):
@@ -174,7 +174,7 @@ def report(
     if out is not None:
         formats.save(out, text.encode())
     else:
-        _print([text.rstrip("\n")])
+        emit([text.rstrip("\n")])
     if not quiet:
         for note in summary.notes:
             say(f"note: {note}")
@@ -201,7 +201,7 @@ def list_(
         rows = keys([known[kind]] if kind else list(known.values()), search)
     else:
         raise UsageError(f"no kind of component is called {kind!r}; there are {', '.join(known)}, and tables")
-    _print([formats.FORMATS[format_ or _default_format(None)](rows).rstrip("\n")])
+    emit([formats.FORMATS[format_ or _default_format(None)](rows).rstrip("\n")])
 
 
 @app.command()
@@ -211,7 +211,7 @@ def schema() -> None:
 
     from lossgeo.recipes.schema import schema as made
 
-    _print([json.dumps(made(), indent=1)])
+    emit([json.dumps(made(), indent=1)])
 
 
 def main() -> NoReturn:
@@ -246,7 +246,7 @@ def _follow(news: Iterator[tuple[Path, Progress | Outcome]], total: int, quiet: 
             shown.over(folder)
             if item.failure is None:
                 ended += 1
-                shown.aside(partial(_print, [str(folder)]))
+                shown.aside(partial(emit, [str(folder)]))
             elif item.stopped:
                 shown.aside(partial(say, f"{folder}: {item.failure}"))
             else:
@@ -259,16 +259,6 @@ def _follow(news: Iterator[tuple[Path, Progress | Outcome]], total: int, quiet: 
 
 
 # --- in and out ------------------------------------------------------------------------------------------------------
-
-
-def _print(lines: Sequence[str] | Iterator[str]) -> None:
-    try:
-        for line in lines:
-            print(line, flush=True)
-    except BrokenPipeError as error:
-        # the reader has what it wanted (`| head -1`); nothing may be written at exit either
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise typer.Exit from error
 
 
 def _component(interface: Any, plain: Any, option: str, search: tuple[Path, ...]) -> Any:

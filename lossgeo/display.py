@@ -1,4 +1,4 @@
-"""What a person sees while a command works: progress, warnings and errors, all on standard error.
+"""What a command says: its data on standard output; progress, warnings and errors on standard error.
 
 On a terminal a bar for all runs and one for each at work; elsewhere one plain line a minute.
 """
@@ -8,10 +8,12 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
+
+import typer
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar, TaskID
@@ -19,6 +21,17 @@ if TYPE_CHECKING:
     from lossgeo.runs.training import Progress
 
 MINUTE = 60.0  # seconds between two plain lines
+
+
+def emit(lines: Iterable[str]) -> None:
+    """Data, a line each, on standard output; a reader who closed it ends the command quietly."""
+    try:
+        for line in lines:
+            print(line, flush=True)
+    except BrokenPipeError as error:
+        # the reader has what it wanted (`| head -1`); nothing may be written at exit either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit from error
 
 
 def say(line: str) -> None:

@@ -56,14 +56,14 @@ def test_a_file_is_one_component_an_interface_or_a_reasonable_length() -> None:
         assert len((ROOT / file).read_text().splitlines()) <= 300, file
 
 
-def test_only_the_command_line_and_its_display_print() -> None:
+def test_only_the_display_prints() -> None:
     printing = {
         file
         for file, tree in trees().items()
         for node in ast.walk(tree)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
     }
-    assert printing == {"cli.py", "display.py"}
+    assert printing == {"display.py"}
 
 
 def test_nothing_seeds_the_global_generators() -> None:

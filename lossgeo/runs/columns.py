@@ -39,7 +39,7 @@ ESCAPES = (
 def tables(search: tuple[Path, ...] = ()) -> dict[str, tuple[Column, ...]]:
     """Every table that a run can hold and its columns: those that training fills, then those of all probes by name."""
     interface: Any = Probe  # abstract, which mypy takes for a mistake here
-    probes = {probe.component_name(): probe.table() for probe in catalog(interface, search).values()}
+    probes = {probe.table_name(): probe.table() for probe in catalog(interface, search).values()}
     found = {"steps": STEPS, "evaluations": EVALUATIONS, "escapes": ESCAPES, **probes}
     return {name: (*KEYS, *columns) for name, columns in found.items()}
 
