@@ -38,8 +38,8 @@ class Preconditions(Protocol):
 class Point:
     """Where training stands; with replicas, where R independent trials stand: theta (R, P) and all of the state alike.
 
-    `scratch` is for the probes at this point: what one has computed already, for those after it. The values of a probe
-    never depend on what is there, only its cost does. It is emptied before the next step.
+    Probes at a point share what one has computed already with those after it. The values of a probe never depend on
+    what is there, only its cost does.
     """
 
     step: int
@@ -48,7 +48,18 @@ class Point:
     optimizer: Preconditions | None = None
     last: bool = False  # whether training ends here
     trials: dict[str, torch.Tensor] = field(default_factory=dict)  # of trials, how each ended: see `trials.Trials`
-    scratch: dict[str, Any] = field(default_factory=dict)
+    _shared: tuple[object, Any] | None = field(default=None, init=False, repr=False)
+
+    def shared(self, key: object, build: Callable[[], Any]) -> Any:
+        """What the probe before made under this key at this point, else what `build` makes; one thing at a time."""
+        if self._shared is None or self._shared[0] != key:
+            self._shared = None  # before the next one is built, so that two are never held
+            self._shared = (key, build())
+        return self._shared[1]
+
+    def forget(self) -> None:
+        """Give up what probes have shared: the point goes on."""
+        self._shared = None
 
     def trial(self, number: int) -> Point:
         """One of the trials as a point by itself."""

@@ -169,13 +169,11 @@ class CurvatureProbe(Probe):
 
     def _sample(self, landscape: Landscape, point: Point, names: tuple[str, ...], size: int) -> Sample:
         """The operator over the first `size` examples, as the probe before may have left it."""
-        key = (self.stream(), names, size)
-        last = point.scratch.get("sample")
-        if last is None or last[0] != key:
-            point.scratch.clear()  # before the next one is built, so that two are never held
+
+        def build() -> Sample:
             memory = None if self.memory == "auto" else int(self.memory * 2**30)
             dtype = getattr(torch, self._dtype_name(landscape.dtype))
-            settings = Settings(self.operator, size, names, dtype, self.batch_norm, memory)
-            point.scratch["sample"] = last = (key, Sample(settings, landscape, point))
-        sample: Sample = last[1]
+            return Sample(Settings(self.operator, size, names, dtype, self.batch_norm, memory), landscape, point)
+
+        sample: Sample = point.shared((self.stream(), names, size), build)
         return sample

@@ -17,6 +17,10 @@ class Interrupt:
     def __bool__(self) -> bool:
         return self.signum != 0
 
+    def ask(self, signum: int) -> None:
+        """Ask for the end as a signal would, unless one has."""
+        self.signum = self.signum or signum
+
     def _take(self, signum: int, frame: FrameType | None) -> None:
         if self.signum:  # asked twice: do not wait for the step or the probe at hand
             raise KeyboardInterrupt

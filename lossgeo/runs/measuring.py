@@ -62,7 +62,7 @@ class Measuring:
                 found[probe.key()].append(_marked(measured, number, mark))
                 if number == last:
                     yield self._keep(probe, point.step, found[probe.key()])
-        point.scratch.clear()
+        point.forget()
 
     def summary(self) -> Iterator[str]:
         """A sentence for every probe that failed at more than one step."""

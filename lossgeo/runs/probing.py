@@ -39,6 +39,7 @@ def probe(
         Stopped: a signal came; what was measured is kept.
     """
     run = Run.open(folder)
+    probes = list({p.key(): p for p in probes}.values())  # asked for twice it is measured once
     with run.locked(), contained(run):
         torch.set_num_threads(1)  # the start as in training
         landscape, data = landscape_and_data(run.recipe, pick_device(device or run.recipe.device))

@@ -251,7 +251,7 @@ def test_what_a_probe_finds_is_not_a_matter_of_those_before_it(memory: str | flo
     alone = [measure(probe, landscape) for probe in probes]
     assert [row["failure"] for found in alone for row in found.rows if row.get("failure")] == []
     for order in (range(len(probes)), reversed(range(len(probes)))):
-        point = Point(7, landscape.start(), {}, Slower())  # with the scratch that they share
+        point = Point(7, landscape.start(), {}, Slower())  # at which they share what they compute
         for i in order:
             assert same(measure(probes[i], landscape, point), alone[i]), list(PROBES)[i]
 

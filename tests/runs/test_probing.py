@@ -136,6 +136,12 @@ def test_a_measurement_that_failed_is_tried_again(tmp_path: Path, monkeypatch: p
     assert all(row["value"] > 0 for row in rows(run.folder, "trace"))
 
 
+def test_what_is_asked_for_twice_is_measured_once(tmp_path: Path) -> None:
+    run = trained(tmp_path, **CHANGES)
+    list(probe(run.folder, [*probes(TRACE), *probes(TRACE)], "last", Interrupt()))
+    assert len(rows(run.folder, "trace")) == 1
+
+
 def test_a_signal_keeps_what_was_measured(tmp_path: Path) -> None:
     run = trained(tmp_path, **CHANGES | {"checkpoint": {"every": 5}})
     with pytest.raises(Stopped):

@@ -201,7 +201,7 @@ def _answer(connection: Connection, letter: tuple[Any, ...], interrupt: Interrup
         try:
             connection.send(news)
         except OSError:  # the parent is gone: what a signal does, a checkpoint and the end
-            interrupt.signum = interrupt.signum or signal.SIGTERM
+            interrupt.ask(signal.SIGTERM)
 
 
 def _opened(plain: dict[str, Any], swept: dict[str, Any], used: tuple[Path, ...], folder: Path, run_id: str) -> Run:
