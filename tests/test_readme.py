@@ -8,14 +8,11 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
 from lossgeo.components.catalog import catalog, interfaces
 from lossgeo.probes import Probe
-from lossgeo.recipes.resolving import shipped_recipes
 from lossgeo.runs.columns import ESCAPES, EVALUATIONS, STEPS
 from tests.support.program import lossgeo
 
@@ -61,42 +58,6 @@ def test_the_table_of_tables_lists_their_columns() -> None:
     tables |= {name: probe.table() for name, probe in catalog(Probe).items()}
     expected = [[name, ", ".join(column.name for column in columns)] for name, columns in tables.items()]
     assert table("table: tables") == expected
-
-
-def judged(rows: list[dict[str, Any]]) -> list[list[str]]:
-    """The rows of `report claims` as the README has them: a line a recipe; of rows that fit alike the hull."""
-    recipes: dict[str, dict[str, list[dict[str, Any]]]] = {}
-    for row in rows:
-        recipes.setdefault(row["recipe"], {}).setdefault(row["where"] or "", []).append(row)
-    worst = ("contradicted", "inconclusive", "confirmed")
-    lines = []
-    for recipe, groups in recipes.items():
-        found = []
-        for mine in groups.values():
-            values = sorted({f"{row['value']:.3g}" for row in mine}, key=float)
-            hull = f"[{min(row['low'] for row in mine):.3g}, {max(row['high'] for row in mine):.3g}]"
-            found.append(f"{' to '.join(dict.fromkeys((values[0], values[-1])))} {hull}")
-        every = [row for mine in groups.values() for row in mine]
-        verdict = min((row["verdict"] for row in every), key=worst.index)
-        expected = [mine[0]["expected"] for mine in groups.values()]
-        lines.append([recipe, every[0]["statistic"], "; ".join(found), "; ".join(expected), verdict])
-    return lines
-
-
-@pytest.mark.slow
-def test_the_table_of_claims_is_what_the_recipes_give(tmp_path: Path) -> None:
-    recipes = {path.stem: yaml.safe_load(path.read_text()) for path in shipped_recipes().glob("*.yaml")}
-    names = sorted(name for name, recipe in recipes.items() if (recipe.get("claim") or {}).get("expected"))
-    assert len(names) >= 18
-    folders = ""
-    for name in names:
-        # where a recipe repeats itself over draws of a surface, these are its seeds
-        key = "surface.seed" if "surface.seed" in recipes[name].get("sweep", {}) else "seed"
-        seeds = ["--sweep", f"{key}=0,1,2,3,4,5,6,7,8,9", "--jobs", "2", "-q"]
-        folders += lossgeo("train", name, *seeds, cwd=tmp_path, timeout=900).stdout
-    assert len(folders.splitlines()) >= 10 * len(names)
-    done = lossgeo("report", "claims", "-", "--format", "json", stdin=folders, cwd=tmp_path)
-    assert table("table: claims") == judged(json.loads(done.stdout))
 
 
 @pytest.fixture(scope="module")
