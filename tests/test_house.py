@@ -8,13 +8,9 @@ from pathlib import Path
 
 import lossgeo
 from lossgeo.components.catalog import interfaces
-from tests.support.house import floors, imported, rooms_and_arrows
+from tests.support.house import FLOORS, floors, imported, rooms_and_arrows
 
 ROOT = Path(lossgeo.__file__).parent
-FLOORS = (
-    "__main__ > cli > display > runs > recipes > probes, formats > reports, saddles > optimizers > curvature"
-    " > landscapes > components, tables, folders > errors, files, randomness"
-)
 
 
 def trees() -> dict[str, ast.Module]:

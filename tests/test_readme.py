@@ -1,4 +1,5 @@
-"""The README says what is: its commands print what it shows, its tables list what there is, its example works."""
+"""The README says what is: its commands print what it shows, its recipe and its component work, its speeds are those of
+the page of benchmarks."""
 
 from __future__ import annotations
 
@@ -8,15 +9,9 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
-from lossgeo.components.catalog import catalog, interfaces
-from lossgeo.probes import Probe
-from lossgeo.recipes.resolving import shipped_recipes
-from lossgeo.runs.columns import ESCAPES, EVALUATIONS, STEPS
 from tests.support.program import lossgeo
 
 ROOT = Path(__file__).parents[1]
@@ -24,20 +19,15 @@ README = (ROOT / "README.md").read_text()
 NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 
 
-def block(marker: str) -> str:
-    """What follows `<!-- marker -->`, up to the next paragraph of text."""
-    found = re.search(rf"<!-- {re.escape(marker)} -->\n+(.*?)(?:\n\n(?![ |`])|\Z)", README, re.DOTALL)
+def block(marker: str) -> list[str]:
+    """The indented lines that follow `<!-- marker -->`."""
+    found = re.search(rf"<!-- {re.escape(marker)} -->\n((?:    .*\n)+)", README)
     assert found, marker
-    return found[1]
-
-
-def table(marker: str) -> list[list[str]]:
-    lines = [line for line in block(marker).splitlines() if line.startswith("|")]
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+    return [line.removeprefix("    ") for line in found[1].splitlines()]
 
 
 def test_it_is_short_and_its_picture_exists() -> None:
-    assert len(README.splitlines()) < 200
+    assert len(README.splitlines()) <= 120
     pictures = re.findall(r"!\[.+?\]\((.+?)\)", README)
     assert pictures == ["recipes/sharpness_vs_batch_size.png"]
     assert (ROOT / pictures[0]).read_bytes().startswith(b"\x89PNG")
@@ -51,52 +41,12 @@ def test_the_two_set_up_commands_are_those_that_ci_runs() -> None:
     ]
 
 
-def test_the_table_of_components_lists_what_there_is() -> None:
-    expected = [[kind, ", ".join(catalog(interface))] for kind, interface in interfaces().items()]
-    assert table("table: components") == expected
-
-
-def test_the_table_of_tables_lists_their_columns() -> None:
-    tables = {"steps": STEPS, "evaluations": EVALUATIONS, "escapes": ESCAPES}
-    tables |= {name: probe.table() for name, probe in catalog(Probe).items()}
-    expected = [[name, ", ".join(column.name for column in columns)] for name, columns in tables.items()]
-    assert table("table: tables") == expected
-
-
-def judged(rows: list[dict[str, Any]]) -> list[list[str]]:
-    """The rows of `report claims` as the README has them: a line a recipe; of rows that fit alike the hull."""
-    recipes: dict[str, dict[str, list[dict[str, Any]]]] = {}
-    for row in rows:
-        recipes.setdefault(row["recipe"], {}).setdefault(row["where"] or "", []).append(row)
-    worst = ("contradicted", "inconclusive", "confirmed")
-    lines = []
-    for recipe, groups in recipes.items():
-        found = []
-        for mine in groups.values():
-            values = sorted({f"{row['value']:.3g}" for row in mine}, key=float)
-            hull = f"[{min(row['low'] for row in mine):.3g}, {max(row['high'] for row in mine):.3g}]"
-            found.append(f"{' to '.join(dict.fromkeys((values[0], values[-1])))} {hull}")
-        every = [row for mine in groups.values() for row in mine]
-        verdict = min((row["verdict"] for row in every), key=worst.index)
-        expected = [mine[0]["expected"] for mine in groups.values()]
-        lines.append([recipe, every[0]["statistic"], "; ".join(found), "; ".join(expected), verdict])
-    return lines
-
-
-@pytest.mark.slow
-def test_the_table_of_claims_is_what_the_recipes_give(tmp_path: Path) -> None:
-    recipes = {path.stem: yaml.safe_load(path.read_text()) for path in shipped_recipes().glob("*.yaml")}
-    names = sorted(name for name, recipe in recipes.items() if (recipe.get("claim") or {}).get("expected"))
-    assert len(names) >= 18
-    folders = ""
-    for name in names:
-        # where a recipe repeats itself over draws of a surface, these are its seeds
-        key = "surface.seed" if "surface.seed" in recipes[name].get("sweep", {}) else "seed"
-        seeds = ["--sweep", f"{key}=0,1,2,3,4,5,6,7,8,9", "--jobs", "2", "-q"]
-        folders += lossgeo("train", name, *seeds, cwd=tmp_path, timeout=900).stdout
-    assert len(folders.splitlines()) >= 10 * len(names)
-    done = lossgeo("report", "claims", "-", "--format", "json", stdin=folders, cwd=tmp_path)
-    assert table("table: claims") == judged(json.loads(done.stdout))
+def test_its_speeds_are_those_of_the_page_of_benchmarks() -> None:
+    said = README.partition("## How fast it is\n")[2]
+    page = (ROOT / "tests" / "bench" / "README.md").read_text()
+    numbers = re.findall(r"\d[\d,.]*\d|\d", said)
+    assert len(numbers) >= 15
+    assert [number for number in numbers if not re.search(rf"(?<![\d.]){re.escape(number)}(?![\d.]*\d)", page)] == []
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +57,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("command", ["train", "probe", "report"])
 def test_a_command_prints_what_the_readme_shows(command: str, home: Path) -> None:
-    first, *shown = [line.removeprefix("    ") for line in block(f"true output: {command}").splitlines()]
+    first, *shown = block(f"true output: {command}")
     assert first.startswith(f"$ lossgeo {command}")
     if command != "train":
         lossgeo("train", cwd=home)  # the run is there already where the tests before this one ran

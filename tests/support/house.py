@@ -14,6 +14,12 @@ from pathlib import Path
 
 Arrows = dict[str, set[str]]
 
+# from the top down: a room may import what stands below its own floor
+FLOORS = (
+    "__main__ > cli > display > runs > recipes > probes, formats > reports, saddles > optimizers > curvature"
+    " > landscapes > components, tables, folders > errors, files, randomness"
+)
+
 
 def imported(tree: ast.AST) -> set[str]:
     """Dotted names of everything imported, names taken from a module with it: `lossgeo.errors.UsageError`."""
