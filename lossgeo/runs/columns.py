@@ -34,14 +34,14 @@ ESCAPES = (
     Column("underflow", "bool", "", "censored, and what could grow fell below the smallest normal number"),
     Column("predicted_steps", "float", "steps", "by the local spectrum, from where it began; null: no theory says"),
 )
+OF_TRAINING = {"steps": STEPS, "evaluations": EVALUATIONS, "escapes": ESCAPES}
 
 
 def tables(search: tuple[Path, ...] = ()) -> dict[str, tuple[Column, ...]]:
     """Every table that a run can hold and its columns: those that training fills, then those of all probes by name."""
     interface: Any = Probe  # abstract, which mypy takes for a mistake here
     probes = {probe.table_name(): probe.table() for probe in catalog(interface, search).values()}
-    found = {"steps": STEPS, "evaluations": EVALUATIONS, "escapes": ESCAPES, **probes}
-    return {name: (*KEYS, *columns) for name, columns in found.items()}
+    return {name: (*KEYS, *columns) for name, columns in (OF_TRAINING | probes).items()}
 
 
 def listed(search: tuple[Path, ...] = ()) -> list[Row]:

@@ -16,7 +16,7 @@ from lossgeo.landscapes.landscape import Landscape, Memory
 from lossgeo.landscapes.point import Point
 from lossgeo.optimizers import Optimizer
 from lossgeo.recipes.recipe import Recipe
-from lossgeo.runs.columns import ESCAPES, EVALUATIONS, STEPS
+from lossgeo.runs.columns import OF_TRAINING
 from lossgeo.runs.run import FINISHED, Run, Tensors, contained
 from lossgeo.tables import Column, Table, read
 
@@ -46,9 +46,7 @@ def data_sha256(dataset: Dataset) -> str:
 
 def _tables(recipe: Recipe) -> dict[str, tuple[Column, ...]]:
     """The tables that training fills, by name."""
-    own = {"steps": STEPS, "evaluations": EVALUATIONS}
-    if recipe.escape is not None:
-        own["escapes"] = ESCAPES
+    own = {name: columns for name, columns in OF_TRAINING.items() if name != "escapes" or recipe.escape is not None}
     return own | {p.table_name(): p.table() for p in recipe.probes}
 
 

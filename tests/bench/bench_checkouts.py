@@ -1,6 +1,6 @@
 """Whether a change made the program slower: four trainings by two checkouts in turn, and the ratio of their times.
 
-    python tests/bench/bench_checkouts.py OLD_CHECKOUT [NEW_CHECKOUT] [--repeats 7]
+    python -m tests.bench.bench_checkouts OLD_CHECKOUT [NEW_CHECKOUT] [--repeats 7]
 
 The times are those that run.json gives for training and for probes, so that importing torch does not count. Each pair
 of runs stands back to back, in an order that alternates; the ratio is the median over pairs, new over old.

@@ -100,7 +100,7 @@ def test_a_recipe_runs_by_name_through_the_program(name: str, tmp_path: Path) ->
     recipe, problems = parse(Recipe, resolve(read_recipe(str(tmp_path / folder / "recipe.yaml")))[0].plain)
     assert problems == []
     assert recipe is not None
-    for table in {"steps", "evaluations", *(probe.component_name() for probe in recipe.probes)}:
+    for table in {"steps", "evaluations", *(probe.table_name() for probe in recipe.probes)}:
         rows = pq.read_table(tmp_path / folder / f"{table}.parquet").to_pylist()
         assert rows, table
         assert not [row["failure"] for row in rows if row.get("failure")]

@@ -4,10 +4,11 @@ The extreme eigenvalue of a subsample is biased outward: its vector is fitted to
 subsets does not show that. A vector that one half of the examples chose is not fitted to the other half, so its
 Rayleigh quotient there is biased inward; the truth lies between the two, give or take the error of such a quotient.
 
-On digits MLPs of 1,210 parameters (tests/test_uncertainty.py) samples of 64 and of 256 held the Hessian's largest
-eigenvalue over all 1,438 examples in 250 of 250 trials, at 0 to 1,000 steps of training, and the smallest in 200 of 200
-up to 300 steps. The limit: at 1,000 steps the loss is near zero but for a few examples, which carry what curvature is
-left below zero. A sample that lacks them cannot know of them: 29 of 50. The covariance of gradients meets it sooner.
+On digits MLPs of 1,210 parameters (tests/curvature/test_uncertainty.py) samples of 64 and of 256 held the Hessian's
+largest eigenvalue over all 1,438 examples in 250 of 250 trials, at 0 to 1,000 steps of training, and the smallest in
+200 of 200 up to 300 steps. The limit: at 1,000 steps the loss is near zero but for a few examples, which carry what
+curvature is left below zero. A sample that lacks them cannot know of them: 29 of 50. The covariance of gradients meets
+it sooner.
 """
 
 from __future__ import annotations
