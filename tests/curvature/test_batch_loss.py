@@ -12,7 +12,7 @@ from lossgeo.curvature.operators import Operator
 from lossgeo.curvature.operators.gauss_newton import GaussNewton
 from lossgeo.curvature.operators.hessian import Hessian
 from tests.support.networks import apart, data, directions, landscape_around, landscape_of, noisy, untouched
-from tests.support.program import a_run, lossgeo, manifest, news, rows, trained, written
+from tests.support.program import lossgeo, rows, trained, written
 from tests.support.steps import batch_loss
 
 NEWTON = '''"""Damped Newton steps."""
@@ -117,6 +117,17 @@ def test_shapes_are_those_of_the_parameters() -> None:
     assert sum(shape.numel() for shape in batch_loss(landscape).shapes) == landscape.size
 
 
+def test_curvature_is_that_of_the_batch() -> None:
+    landscape = landscape_of("mlp", loss="mse")
+    theta, vector = landscape.start(), directions(landscape.size, 1)[:, 0]
+    parts = [landscape.train.rows(rows) for rows in (slice(0, 9), slice(9, landscape.train.size))]
+    whole = batch_loss(landscape).curvature(Hessian(), theta) @ vector
+    products = [batch_loss(landscape, part).curvature(Hessian(), theta) @ vector for part in parts]
+    shares = [part.size / landscape.train.size for part in parts]
+    assert apart(shares[0] * products[0] + shares[1] * products[1], whole) <= 1e-13
+    assert apart(products[0], whole) > 1e-2
+
+
 # --- an optimizer that asks for curvature, in one new file -----------------------------------------------------------
 
 
@@ -171,28 +182,3 @@ def test_the_door_before_this_one_is_refused_in_words(tmp_path: Path) -> None:
     assert refused.returncode == 2
     assert "optimizer 'still' has `step(landscape, batch, theta, state, lr, noise)`" in refused.stderr
     assert "step(loss, theta, state, lr)" in refused.stderr
-
-
-def test_a_gradient_norm_of_zero_meets_its_rule(tmp_path: Path) -> None:
-    """At the minimum of a surface the gradient is exactly 0.0, which is below any threshold."""
-    on_surface = {"model": None, "dataset": None, "loss": None, "batch_size": "full"}
-    surface = {"name": "quadratic", "spectrum": [1.0, 2.0]}
-    stop = {"gradient_norm_below": 1e-6}
-    run = a_run(
-        tmp_path, surface=surface, optimizer={"name": "sgd", "lr": 0.5}, steps=4000, stop=stop, **on_surface,
-        evaluate={"every": 2000},
-    )  # fmt: skip
-    news(run)
-    assert manifest(run.folder)["step"] == 2000
-    assert rows(run.folder, "evaluations")[-1]["gradient_norm"] == 0.0
-
-
-def test_curvature_is_that_of_the_batch() -> None:
-    landscape = landscape_of("mlp", loss="mse")
-    theta, vector = landscape.start(), directions(landscape.size, 1)[:, 0]
-    parts = [landscape.train.rows(rows) for rows in (slice(0, 9), slice(9, landscape.train.size))]
-    whole = batch_loss(landscape).curvature(Hessian(), theta) @ vector
-    products = [batch_loss(landscape, part).curvature(Hessian(), theta) @ vector for part in parts]
-    shares = [part.size / landscape.train.size for part in parts]
-    assert apart(shares[0] * products[0] + shares[1] * products[1], whole) <= 1e-13
-    assert apart(products[0], whole) > 1e-2

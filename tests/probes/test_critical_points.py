@@ -9,11 +9,14 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from lossgeo.components.parsing import parse
 from lossgeo.curvature.operators.gauss_newton import GaussNewton
 from lossgeo.landscapes.landscape import Landscape
 from lossgeo.landscapes.point import Point
 from lossgeo.landscapes.surfaces import Surface
 from lossgeo.landscapes.surfaces.quadratic import Quadratic
+from lossgeo.probes import Probe
+from lossgeo.probes.critical_point_search import CriticalPointSearch
 from lossgeo.probes.critical_points import CriticalPoints
 from lossgeo.tables import Row
 from tests.support.networks import landscape_of
@@ -79,3 +82,16 @@ def test_estimates_hold_the_counts_of_the_whole_spectrum(name: str) -> None:
 def test_only_the_hessian_says_what_kind_of_point_it_is() -> None:
     with pytest.raises(ValidationError, match="gauss_newton does not say what kind of point it is"):
         CriticalPoints(operator=GaussNewton())
+
+
+def test_a_search_asked_for_in_the_old_place_is_told_where_it_is_now() -> None:
+    _, problems = parse(Probe, {"name": "critical_points", "refine": "newton_mr", "starts": 3})
+    assert [(p.keys[-1], p.message) for p in problems] == [
+        (key, "unknown key; searches are probe critical_point_search, which fills the same table")
+        for key in ("refine", "starts")
+    ]
+
+
+def test_both_probes_fill_one_table_with_the_same_columns() -> None:
+    assert CriticalPoints.table_name() == CriticalPointSearch.table_name() == "critical_points"
+    assert CriticalPoints.table() == CriticalPointSearch.table()

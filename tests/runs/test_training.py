@@ -376,3 +376,17 @@ def test_tables_are_readable_while_the_run_goes_on(tmp_path: Path) -> None:
     writer.join()
     assert writer.exitcode == 0
     assert len(seen) > 5
+
+
+def test_a_gradient_norm_of_zero_meets_its_rule(tmp_path: Path) -> None:
+    """At the minimum of a surface the gradient is exactly 0.0, which is below any threshold."""
+    on_surface = {"model": None, "dataset": None, "loss": None, "batch_size": "full"}
+    surface = {"name": "quadratic", "spectrum": [1.0, 2.0]}
+    stop = {"gradient_norm_below": 1e-6}
+    run = a_run(
+        tmp_path, surface=surface, optimizer={"name": "sgd", "lr": 0.5}, steps=4000, stop=stop, **on_surface,
+        evaluate={"every": 2000},
+    )  # fmt: skip
+    news(run)
+    assert manifest(run.folder)["step"] == 2000
+    assert rows(run.folder, "evaluations")[-1]["gradient_norm"] == 0.0
