@@ -30,7 +30,7 @@ class Value(BaseModel):
 
 
 class Component(Value):
-    """What a recipe can name. The interfaces are `lossgeo.<folder>.<Interface>`, the components the folder's files."""
+    """What a recipe can name. An interface stands in a folder's `__init__`, its components are the folder's files."""
 
     # (module, extra of pyproject.toml) of a package that is not always there
     extra: ClassVar[tuple[str, str] | None] = None

@@ -1,4 +1,4 @@
-"""Probes: measurements at a point, one a file, each filling one table of its own name."""
+"""Probes: measurements at a point, one a file, each filling one table."""
 
 from __future__ import annotations
 

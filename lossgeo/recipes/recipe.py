@@ -1,8 +1,4 @@
-"""What was asked: one YAML file, validated and frozen, and the runs that its sweep makes.
-
-The digest of the resolved recipe is the id of the run. It covers every field, defaults included, and the content of the
-user's own components that the recipe names: a changed value is another run, the order of keys is not.
-"""
+"""What was asked: the keys of a recipe, validated and frozen."""
 
 from __future__ import annotations
 

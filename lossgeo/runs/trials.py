@@ -1,7 +1,7 @@
-"""What a step means for those who take it: one run, or many trials side by side.
+"""A step of a single run, or of many trials side by side.
 
-One diverges or goes on. Of many, each may diverge, escape or be done: it is frozen where it stood, and its row leaves
-the arithmetic once enough others have gone too, or whenever all are looked at.
+A single run diverges or goes on. Each of many trials may diverge, escape or be done: the trial is frozen where it
+stood, and its row leaves the arithmetic once enough others have gone too, or when all trials are evaluated.
 """
 
 from __future__ import annotations
