@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from lossgeo.curvature.batch_loss import BatchLoss as BatchLoss
     from lossgeo.curvature.local_loss import LocalLoss as LocalLoss
     from lossgeo.curvature.operators import Operator as Operator
+    from lossgeo.curvature.operators.gauss_newton import GaussNewton as GaussNewton
+    from lossgeo.curvature.operators.hessian import Hessian as Hessian
     from lossgeo.curvature.spectral.linear_operator import LinearOperator as LinearOperator
     from lossgeo.landscapes.critical_point import CriticalPoint as CriticalPoint, Theory as Theory
     from lossgeo.landscapes.datasets import Dataset as Dataset, Raw as Raw
@@ -43,6 +45,8 @@ HOMES = {
     "lossgeo.curvature.batch_loss": ("BatchLoss",),
     "lossgeo.curvature.local_loss": ("LocalLoss",),
     "lossgeo.curvature.operators": ("Operator",),
+    "lossgeo.curvature.operators.gauss_newton": ("GaussNewton",),
+    "lossgeo.curvature.operators.hessian": ("Hessian",),
     "lossgeo.curvature.spectral.linear_operator": ("LinearOperator",),
     "lossgeo.landscapes.critical_point": ("CriticalPoint", "Theory"),
     "lossgeo.landscapes.datasets": ("Dataset", "Raw"),

@@ -105,6 +105,11 @@ class Landscape:
             raise UsageError(f"the model changes buffer {buffer!r} while it trains, as a batch norm does; {instead}")
         return Vectorized.of(self.module, self.loss, self.formula, self.train.size)
 
+    @property
+    def has_outputs(self) -> bool:
+        """Whether the loss is one of a model's outputs, and not a formula of theta."""
+        return self.formula is None
+
     def start(self) -> torch.Tensor:
         """The initial theta (P,); a fresh copy at every call."""
         return self._start.clone()

@@ -100,7 +100,7 @@ class CurvatureProbe(Probe):
 
     def check(self, landscape: Landscape) -> None:
         matching(landscape, self.parameters)
-        if landscape.formula is not None:
+        if not landscape.has_outputs:
             for part in components(self.operator):
                 if isinstance(part, Operator) and part.of_outputs:
                     raise UsageError(

@@ -22,8 +22,7 @@ from typing import ClassVar, final
 import torch
 from pydantic import Field
 
-from lossgeo import Operator, Optimizer, Step
-from lossgeo.curvature.operators.hessian import Hessian
+from lossgeo import Hessian, Operator, Optimizer, Step
 
 
 @final
