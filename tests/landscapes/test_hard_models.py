@@ -338,15 +338,13 @@ CHILD = """
 import json, resource, sys
 import torch
 torch.set_num_threads(1)
-from lossgeo.landscape import Landscape
-from lossgeo.point import Point
-from lossgeo.losses.cross_entropy import CrossEntropy
-from lossgeo.models.mlp import MLP
+from lossgeo import Examples, Landscape, Point, Task
+from lossgeo.landscapes.losses.cross_entropy import CrossEntropy
+from lossgeo.landscapes.models.mlp import MLP
 from lossgeo.probes.density import Density
 from lossgeo.probes.eigenvalues import Eigenvalues
 from lossgeo.probes.trace import Trace
 from lossgeo.randomness import generator
-from lossgeo.task import Examples, Task
 
 task = Task((64,), 10, "classes")
 module = MLP(hidden=(3130, 3130)).build(task, generator(0, "initialization"))
