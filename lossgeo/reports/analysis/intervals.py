@@ -70,8 +70,10 @@ def bootstrap(
 
     A sample is resampled along its first axis: pairs are an array (n, 2). `statistic` takes `batch` resamples of every
     sample at a time, stacked (batch, n, ...), by default all, and gives as many numbers; NaN does not count. Equal
-    samples give equal ends, whatever was drawn before.
+    samples give equal ends, in whichever order they stand and whatever was drawn before.
     """
+    # in one order, so that an interval over runs does not depend on how their ids sort
+    samples = tuple(np.sort(x) if x.ndim == 1 else x[np.lexsort(x.T)] for x in samples)
     stream, size = np.random.default_rng(0), batch or resamples
     batches = (
         statistic(*(x[stream.integers(len(x), size=(size, len(x)))] for x in samples)) for _ in range(resamples // size)
