@@ -20,6 +20,8 @@ from lossgeo.randomness import Noise
 if TYPE_CHECKING:
     from lossgeo.curvature.operators import Operator
 
+ROUNDINGS = 1000  # of a loss, by which two ways to compute it may differ
+
 
 class BatchLoss:
     """L over the batch of a step, for theta (P,), or (R, P) of R independent trials with a batch each.
@@ -38,6 +40,7 @@ class BatchLoss:
         self._moves = bool(landscape.side_effects.buffers)
         self._batch = landscape.train
         self._moved = False
+        self._compared = False
 
     def begin(self, step: int, batch: Examples) -> None:
         """From now on the loss is that of a step: of its batch, its masks and its noise."""
@@ -70,15 +73,26 @@ class BatchLoss:
         is written into before the last product. Costs what the operator says, over the batch, and once two gradients.
 
         Raises:
-            ValueError: theta is of trials; an optimizer that asks for curvature sets `takes_trials = False`.
+            ValueError: theta is of trials; an optimizer that asks for curvature sets `takes_trials = False`. Or layers
+                draw other numbers where second derivatives are taken, as a fused kernel may; looked at once.
         """
         if theta.ndim != 1:
             raise ValueError(
                 "curvature is that of one theta (P,), not of trials: an optimizer that asks for it says "
                 "`takes_trials: ClassVar[bool] = False`"
             )
-        point = Point(0, theta, {})
-        return operator.at(LocalLoss(self._landscape, point, self._batch, masks=self._masks()))
+        here = LocalLoss(self._landscape, Point(0, theta, {}), self._batch, masks=self._masks())
+        if self._rng and not self._compared:
+            self._compare(float(self.value(theta)), here.value())
+        return operator.at(here)
+
+    def _compare(self, stepped: float, measured: float) -> None:
+        if abs(measured - stepped) > ROUNDINGS * torch.finfo(self._landscape.dtype).eps * abs(stepped):
+            raise ValueError(
+                f"the loss of the step is {stepped:.6g}, and {measured:.6g} where its curvature is taken: a layer "
+                "draws other random numbers there; train it without dropout"
+            )
+        self._compared = True
 
     def normal(self, size: int) -> torch.Tensor:
         """Standard Gaussian numbers, float64, new ones at every call of a step: (size,), or (R, size) of trials."""

@@ -23,7 +23,7 @@ SCRATCH = 10  # vectors that a product and an orthogonalization hold for a momen
 class Graphs(Generic[G]):
     """What `build(piece, share)` returns for every chunk; `roots` lists the tensors at the end of such a graph.
 
-    Graphs may take half of the neighborhood's memory, the vectors that an algorithm holds the rest: `room` of them.
+    Graphs may take half of the memory of `here`, the vectors that an algorithm holds the rest: `room` of them.
     """
 
     def __init__(

@@ -91,16 +91,16 @@ class LocalLoss:
         """Go back to the point, or refuse where it has moved.
 
         Raises:
-            ValueError: theta has changed since the neighborhood was taken.
+            ValueError: theta has changed since the loss around it was taken.
         """
         if self.point.theta._version != self._version:
-            raise ValueError("theta has changed since its neighborhood was taken; take it again at the new point")
+            raise ValueError("theta has changed since the loss around it was taken; take it again at the new point")
         # kept graphs read the module's own parameters, and another theta may have been asked for in between
         self.landscape.flat.go_to(self.theta)
 
     def first(self, examples: int) -> LocalLoss:
-        """The same over the first examples alone; with batch statistics, which are those of all, over all of them."""
-        if examples >= self.examples.size or self.batch_norm == "batch":
+        """The same over the first examples alone; over all where masks or batch statistics belong to all of them."""
+        if examples >= self.examples.size or self.batch_norm == "batch" or self.masks is not None:
             return self
         fewer = copy(self)
         fewer.examples = self.examples.rows(slice(0, examples))

@@ -152,7 +152,10 @@ class Landscape:
 
         With batch statistics every output depends on every example, so there is one piece; with `whole` too.
         """
-        step = examples.size if whole or self.flat.mixes(batch_norm) else self.chunk
+        if whole:
+            yield examples, 1.0  # also of a batch in which no target counts, whose weight is 0
+            return
+        step = examples.size if self.flat.mixes(batch_norm) else self.chunk
         weight = self.loss.weight(examples.targets)
         for begin in range(0, examples.size, step):
             piece = examples.rows(slice(begin, begin + step))

@@ -127,6 +127,41 @@ def test_curvature_is_that_of_the_batch() -> None:
     assert apart(products[0], whole) > 1e-2
 
 
+class Fused(nn.Module):
+    """Dropout whose masks depend on the kernels in use, as those of fused attention do on a GPU."""
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        if self.training and torch.backends.cuda.flash_sdp_enabled():
+            torch.rand(3)
+        return nn.functional.dropout(inputs, 0.5, self.training)
+
+
+def test_other_masks_where_curvature_is_taken_are_refused() -> None:
+    module = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), Fused(), nn.Linear(5, 4))
+    landscape = landscape_around(module, data((6,)))
+    landscape.module.train()
+    with pytest.raises(ValueError, match="a layer draws other random numbers there"):
+        batch_loss(landscape).curvature(Hessian(), landscape.start())
+
+
+def test_a_batch_in_which_nothing_counts_has_no_curvature() -> None:
+    landscape = landscape_of("mlp", loss="weighted")
+    loss, theta = batch_loss(landscape, landscape.train.rows(slice(10, 20))), landscape.start()
+    assert float(loss.value(theta)) == 0.0
+    assert not (loss.curvature(Hessian(), theta) @ torch.ones_like(theta)).any()
+
+
+def test_contributions_under_masks_are_those_of_the_whole_batch() -> None:
+    module = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Dropout(0.5), nn.Linear(5, 4))
+    landscape = landscape_around(module, data((6,), n=300))
+    landscape.module.train()
+    map_ = batch_loss(landscape).curvature(Hessian(), landscape.start())
+    vector = directions(landscape.size, 1)[:, 0]
+    found = map_.contributions(vector[None])
+    assert found.forms.shape == (1, 300)
+    assert float(found.forms.sum()) == pytest.approx(float(vector @ (map_ @ vector)), rel=1e-12)
+
+
 # --- an optimizer that asks for curvature, in one new file -----------------------------------------------------------
 
 

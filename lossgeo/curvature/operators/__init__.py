@@ -18,4 +18,4 @@ class Operator(Component):
 
     @abstractmethod
     def at(self, here: LocalLoss) -> LinearOperator:
-        """The map over the neighborhood's examples and block of parameters; valid while theta keeps its values."""
+        """The map over the examples and the block of `here`; valid while theta keeps its values."""
