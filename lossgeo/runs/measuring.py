@@ -34,10 +34,12 @@ class Measuring:
         self._run = run
         self._landscape = landscape
         self._tables = tables
-        # (key, step) -> the last failure: measured before, by a process that was killed after its last checkpoint, or
-        # by `lossgeo probe`
-        rows = [row for name in {p.table_name() for p in probes} for row in tables[name].rows]
-        self._there: dict[tuple[str, int], str | None] = {(r["probe"], r["step"]): r["failure"] for r in rows}
+        # (key, step) -> a failure of any trial. What is there was measured by a process that was killed after its last
+        # checkpoint, or by `lossgeo probe`.
+        self._there: dict[tuple[str, int], str | None] = {}
+        for row in (row for name in {p.table_name() for p in probes} for row in tables[name].rows):
+            at = (row["probe"], row["step"])
+            self._there[at] = self._there.get(at) or row["failure"]
         self._failures: Counter[str] = Counter()  # steps, by probe
         self._told: set[tuple[str, str]] = set()
 

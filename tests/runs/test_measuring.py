@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from lossgeo.runs.run import Run
-from tests.support.program import a_run, lossgeo, news, rows, trained, written
+from tests.support.program import a_run, last_theta, lossgeo, news, rows, trained, written
 
 SMALL: dict[str, Any] = {
     "model": {"name": "mlp", "hidden": [4]},
@@ -107,3 +107,18 @@ def test_a_failure_is_told_once_and_counted_in_training_as_by_probe(tmp_path: Pa
     probed = lossgeo("probe", later.folder, "--probe", "counting", "--at", "all", "--use", use[0], cwd=tmp_path)
     assert "counting at step 2 failed" in probed.stderr
     assert "counting failed at 3 steps" in probed.stderr
+
+
+def test_a_step_at_which_one_trial_failed_is_measured_again(tmp_path: Path) -> None:
+    row, fails = 'row = {"norm"', "torch.linalg.cholesky(-torch.eye(2)) if point.theta[0] {} else None"
+    lucky = COUNTING.replace(row, f"{fails}\n        {row}")
+    changes = {**SMALL, "replicas": 2}
+    run = trained(tmp_path / "out", **changes)
+    first, second = (float(theta[0]) for theta in last_theta(run))
+    sign = ">" if first > second else "<"
+    use = counting(tmp_path, lucky.replace("{}", f"{sign} {(first + second) / 2}"))
+    for _ in range(2):
+        done = lossgeo("probe", run.folder, "--probe", "counting", "--use", use, cwd=tmp_path)
+        assert "counting at step 4 failed" in done.stderr
+        found = rows(run.folder, "counting")
+        assert [(row["replica"], row["failure"] is None) for row in found] == [(0, False), (1, True)]
