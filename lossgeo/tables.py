@@ -59,7 +59,7 @@ class Table:
 
     @classmethod
     def open(cls, path: Path, columns: tuple[Column, ...]) -> Table:
-        """The table at `path`, empty where there is none.
+        """The table at `path`, empty where there is none; columns that joined since it was written are null.
 
         Raises:
             RunError: the file is torn or of another schema.
@@ -67,9 +67,12 @@ class Table:
         if not path.exists():
             return cls(path, columns)
         there = read(path)
-        table = cls(path, columns, there.to_pylist())
-        if set(there.column_names) != {c.name for c in table.columns}:
+        table = cls(path, columns)
+        names, version = set(there.column_names), (there.schema.metadata or {}).get(b"lossgeo.schema")
+        known = {c.name for c in table.columns}
+        if version != str(VERSION).encode() or not {c.name for c in KEYS} <= names <= known:
             raise RunError(f"{path}: has other columns than this version of lossgeo writes; train into another folder")
+        table.rows = [{c.name: row.get(c.name) for c in table.columns} for row in there.to_pylist()]
         return table
 
     def append(self, row: Row) -> None:

@@ -119,10 +119,27 @@ def test_a_torn_file_is_named_with_the_way_out(tmp_path: Path, damage: str) -> N
     assert "\n" not in str(caught.value)
 
 
-def test_a_table_of_another_version_is_refused_even_without_rows(tmp_path: Path) -> None:
-    Table.open(tmp_path / "t.parquet", COLUMNS[:2]).flush()
+def test_a_table_with_columns_that_are_gone_is_refused_even_without_rows(tmp_path: Path) -> None:
+    Table.open(tmp_path / "t.parquet", COLUMNS).flush()
+    with pytest.raises(RunError, match="other columns than this version"):
+        Table.open(tmp_path / "t.parquet", COLUMNS[:2])
+
+
+def test_a_table_of_another_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Table.open(tmp_path / "t.parquet", COLUMNS).flush()
+    monkeypatch.setattr(tables, "VERSION", tables.VERSION + 1)
     with pytest.raises(RunError, match="other columns than this version"):
         Table.open(tmp_path / "t.parquet", COLUMNS)
+
+
+def test_columns_that_joined_since_a_table_was_written_are_null(tmp_path: Path) -> None:
+    old = Table.open(tmp_path / "t.parquet", COLUMNS[:3])
+    old.append(row(0))
+    old.flush()
+    table = Table.open(tmp_path / "t.parquet", COLUMNS)
+    table.append(row(10))
+    table.flush()
+    assert [there["flag"] for there in tables.read(tmp_path / "t.parquet").to_pylist()] == [None, True]
 
 
 def test_an_unchanged_table_is_not_written_again(tmp_path: Path) -> None:

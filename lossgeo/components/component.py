@@ -11,7 +11,7 @@ serializer drops the fields of a subclass in silence: two learning rates would g
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -25,6 +25,8 @@ class Value(BaseModel):
 
     # keys that stand somewhere else now, and where
     elsewhere: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    # keys that joined when runs had been made, each with the value that does what was done without it
+    joined: ClassVar[Mapping[str, Any]] = MappingProxyType({})
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -48,11 +50,28 @@ def _stem(file: str) -> str:
 
 def dump(value: Any) -> Any:
     """The plain data that `parse` reads back as an equal value: every field, defaults too, in the fields' order."""
+    return _plain(value, lambda owner, field: True)
+
+
+def identity(value: Any) -> Any:
+    """What digests are made of: `dump` without the keys that joined later, where these do what was done before.
+
+    A run that was made before a key joined keeps its id.
+    """
+
+    def said(owner: Value, field: str) -> bool:
+        return field not in owner.joined or getattr(owner, field) != owner.joined[field]
+
+    return _plain(value, said)
+
+
+def _plain(value: Any, said: Callable[[Value, str], bool]) -> Any:
     if isinstance(value, Value):
         name = {"name": value.component_name()} if isinstance(value, Component) else {}
-        return {**name, **{field: dump(getattr(value, field)) for field in type(value).model_fields}}
+        fields = [field for field in type(value).model_fields if said(value, field)]
+        return {**name, **{field: _plain(getattr(value, field), said) for field in fields}}
     if isinstance(value, tuple):
-        return [dump(item) for item in value]
+        return [_plain(item, said) for item in value]
     return value
 
 

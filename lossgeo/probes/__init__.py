@@ -12,7 +12,7 @@ from typing import ClassVar, NamedTuple, final
 
 import torch
 
-from lossgeo.components.component import Component, dump
+from lossgeo.components.component import Component, identity
 from lossgeo.components.times import Times
 from lossgeo.errors import UsageError
 from lossgeo.landscapes.landscape import Landscape, Memory
@@ -75,7 +75,7 @@ class Probe(Times, Component):
     @final
     def key(self) -> str:
         """What is measured, without when: names the probe's rows, its memory and its stream of random numbers."""
-        asked = {k: v for k, v in dump(self).items() if k not in Times.model_fields}
+        asked = {k: v for k, v in identity(self).items() if k not in Times.model_fields}
         digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:6]
         return f"{self.component_name()}-{digest}"
 

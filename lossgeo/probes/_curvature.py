@@ -12,7 +12,7 @@ from typing import Annotated, ClassVar, Literal, NamedTuple, Self, final
 import torch
 from pydantic import Field, model_validator
 
-from lossgeo.components.component import components, dump
+from lossgeo.components.component import components, identity
 from lossgeo.curvature.local_loss import layers, matching
 from lossgeo.curvature.operators import Operator
 from lossgeo.curvature.operators.hessian import Hessian
@@ -111,9 +111,9 @@ class CurvatureProbe(Probe):
     @final
     def stream(self) -> str:
         """Probes of the same operator draw the same numbers, so that the second can go on from the first one's work."""
-        asked = dump(self)
+        asked = identity(self)
         other = {*Probe.model_fields, "data_error"}  # when it is measured, and what more is made of it
-        taken = json.dumps([asked[name] for name in CurvatureProbe.model_fields if name not in other])
+        taken = json.dumps([asked[n] for n in CurvatureProbe.model_fields if n in asked and n not in other])
         return f"curvature-{hashlib.sha256(taken.encode()).hexdigest()[:12]}-{self._dtype_name(torch.float32)}"
 
     @final

@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lossgeo.components.component import components, dump, file_of
+from lossgeo.components.component import components, dump, file_of, identity
 from lossgeo.components.finding import hint
 from lossgeo.components.parsing import Problem, parse
 from lossgeo.errors import UsageError
@@ -42,7 +42,8 @@ class Resolved:
     def digest(self) -> str:
         """SHA-256 of every value, and of the content of the user's files."""
         content = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in self.used}
-        text = json.dumps([self.plain, content], sort_keys=True, allow_nan=False)
+        asked = {key: value for key, value in identity(self.recipe).items() if value is not None}
+        text = json.dumps([asked, content], sort_keys=True, allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()
 
     @property

@@ -6,14 +6,15 @@ import inspect
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 import pytest
 
 from lossgeo.components.catalog import catalog
-from lossgeo.components.component import Component, Value, components, dump, file_of
+from lossgeo.components.component import Component, Value, components, dump, file_of, identity
 from lossgeo.components.finding import find, names, used_files
 from lossgeo.components.parsing import parse, show
 from lossgeo.errors import UsageError
@@ -350,3 +351,20 @@ def test_copies_and_versions_of_a_file_live_side_by_side(tmp_path: Path) -> None
     write(files[0], OWN.format(name="Own").replace("default=3", "default=4"))
     new = parse(Model, "own", used_files([files[0]]))[0]
     assert (dump(one)["width"], dump(new)["width"]) == (3, 4)
+
+
+class Before(Value):
+    old: int = 1
+
+
+class After(Before):
+    joined: ClassVar[Mapping[str, Any]] = MappingProxyType({"new": "as before"})
+
+    new: str = "otherwise"
+
+
+def test_a_key_that_joined_later_counts_where_it_changes_what_was_done() -> None:
+    assert identity(After(new="as before")) == identity(Before()) == {"old": 1}
+    assert identity(After()) == dump(After()) == {"old": 1, "new": "otherwise"}
+    assert identity((After(new="as before"),)) == [{"old": 1}]
+    assert dump(After(new="as before")) == {"old": 1, "new": "as before"}
