@@ -55,7 +55,8 @@ class Critical(Report):
             return critical.draw([(settings, _points(found)) for settings, found in arms])
 
         drawable = any(row["points"] for row in rows)
-        return Summary("Critical points", rows, tuple(_notes(study, every, rows)), draw if drawable else None)
+        notes, shared = tuple(_notes(study, every, rows)), {"energy_limit": [0] * len(rows)}
+        return Summary("Critical points", rows, notes, draw if drawable else None, shared)
 
 
 def _points(found: pd.DataFrame) -> pd.DataFrame:

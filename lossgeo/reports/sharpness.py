@@ -61,9 +61,11 @@ class Sharpness(Report):
             return sharpness.draw(self.operator, sweeps)
 
         rows = tuple(row for sweep in sweeps for row in sweep.rows)
+        of_sweep = [number for number, sweep in enumerate(sweeps) for _ in sweep.rows]
+        shared = dict.fromkeys(("slope", "train_loss_ratio"), of_sweep)
         drawable = runs.loc[runs["outcome"] == "used", "size"].notna().any()
         title = f"Sharpness ({self.operator}) by batch size"
-        return Summary(title, rows, tuple(notes), draw if drawable else None)
+        return Summary(title, rows, tuple(notes), draw if drawable else None, shared)
 
     def _runs(self, study: Study) -> pd.DataFrame:
         """One row a run: settings, size (batch size as a number), numbers, and outcome: used, diverged, or why not."""
