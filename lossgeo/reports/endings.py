@@ -28,7 +28,7 @@ class Endings(Report):
 
     fell_share: trials whose training loss ended below where it began; the others diverged or went nowhere, and are left
     out of the means. spread: standard deviation over trials of the test loss, or of the training loss where there is no
-    test set. spread_ratio: over that of the first row. All with 95% intervals.
+    test set. spread_ratio: over that of the first row. With 95% intervals, but for the first row over itself.
 
     Source: Choromanska et al. 2015 for losses that concentrate as networks grow.
     """
