@@ -21,12 +21,12 @@ from scipy import stats
 from lossgeo.reports import plain
 from lossgeo.tables import Row
 
-# samples from which an interval is given, because it then holds the truth in 90 to 99% of cases; a share and a
-# correlation of fewer would have one that says nothing, a median none: 1 - 2 / 2^n is less than 95% up to n = 5
+# samples from which an interval is given, because it then holds the truth in 90 to 99% of cases; that of a share of
+# fewer holds everything, and a median of fewer has none: 1 - 2 / 2^n is less than 95% up to n = 5
 FEWEST = MappingProxyType(
     {
         "mean": 3,
-        "share": 5,
+        "share": 6,
         "root mean square": 5,
         "spread ratio": 5,
         "correlation": 5,
