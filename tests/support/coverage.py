@@ -29,6 +29,7 @@ from lossgeo.reports.analysis.power_laws import law, limit
 from lossgeo.reports.analysis.spectra import Measured
 from lossgeo.reports.analysis.study import RunData
 from lossgeo.reports.analysis.survival import survival
+from lossgeo.reports.cost import typical_of
 from lossgeo.tables import Row
 from tests.support.networks import landscape_around
 from tests.support.spectra import matrix, operator
@@ -151,7 +152,7 @@ def slope_of_a_law(draws: np.random.Generator, n: int) -> tuple[Estimate, float]
 
 
 def seconds(draws: np.random.Generator, n: int) -> tuple[Estimate, float]:
-    return intervals.median(draws.lognormal(0, 0.5, n)), 1.0
+    return typical_of(draws.lognormal(0, 0.5, n)), 1.0
 
 
 # --- critical points -------------------------------------------------------------------------------------------------

@@ -128,18 +128,6 @@ def mean(values: ArrayLike) -> Estimate:
     return Estimate(float(sample.mean())) if means is None else means.estimate(np.ones(1))
 
 
-def median(values: np.ndarray) -> Estimate:
-    """The median with its interval between order statistics; too few values have none.
-
-    Source: Conover 1999, Practical Nonparametric Statistics, section 3.2.
-    """
-    if not len(values):
-        return Estimate()
-    ends = stats.quantile_test(values, p=0.5).confidence_interval(1 - 2 * TAIL)
-    known = (ends.low, ends.high) if len(values) >= FEWEST["median"] else ()
-    return Estimate(float(np.median(values)), *known)
-
-
 # --- shares, spreads and correlations --------------------------------------------------------------------------------
 
 
