@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 OperatorName = Annotated[str, Field(description="operator whose curvature is shown, as the probes name it")]
 ParametersGlob = Annotated[str, Field(description="group of parameters, as the probes name it; * is all")]
 ProbeKey = Annotated[
-    str | None, Field(description="probe to read, where several measured the operator; else the first")
+    str | None, Field(description="probe to read, where several measured the operator; else the best of each step")
 ]
 
 # intervals with other names than X_low and X_high: columns that are older than these
@@ -77,7 +77,8 @@ def label(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def choice_note(study: Study, operator: str, probe: str | None) -> list[str]:
+def choice_note(study: Study, operator: str, parameters: str | None, probe: str | None, table: str) -> list[str]:
     """A note where several probes measured the operator and none was named."""
-    choices = study.choices(operator) if probe is None else []
-    return [f"Each run's first of {', '.join(choices)} is shown; choose with `probe`."] if choices else []
+    choices = study.choices(operator, parameters, table) if probe is None else []
+    how = "the one over the most examples counts, then the one with the smallest error"
+    return [f"Of {' and '.join(choices)}, at each step {how}; choose with `probe`."] if choices else []
