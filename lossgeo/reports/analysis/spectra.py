@@ -94,8 +94,9 @@ class Measured:
 
     def _extreme(self, end: str) -> Estimate:
         """The extreme eigenvalue: with its bracket over data where there is one, else with its solver's error."""
-        rows = with_interval(self.end(end)[:1], {self.run.id: (self.run.manifest.get("data") or {}).get("train")})
-        return Estimate(*rows.iloc[0][["eigenvalue", "low", "high"]]) if len(rows) else Estimate()
+        sizes = {self.run.id: (self.run.manifest.get("data") or {}).get("train")}
+        found = with_interval(self.eigenvalues, sizes).loc[self.end(end).index[:1], ["eigenvalue", "low", "high"]]
+        return Estimate(*found.iloc[0]) if len(found) else Estimate()
 
     def _above(self, edge: float) -> Estimate:
         """How many eigenvalues the density has above an edge."""
