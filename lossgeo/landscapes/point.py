@@ -13,7 +13,7 @@ Map = Callable[[torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True)
 class Preconditioner:
-    """D of the step theta <- theta - lr D^-1 m that led to a point, a symmetric positive map of vectors (P,) known by its products.
+    """D of the step theta <- theta - lr D^-1 m that led to a point, a symmetric positive map known by its products.
 
     `inverse_root` is D^-1/2: curvature as the optimizer meets it is D^-1/2 A D^-1/2.
     """

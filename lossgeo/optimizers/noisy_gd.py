@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import final
 
 import torch
@@ -18,7 +19,7 @@ class NoisyGD(Optimizer):
         theta <- theta - lr (g + noise n)
 
     Source: Ge, Huang, Jin & Yuan 2015, "Escaping from saddle points", Algorithm 1, where noise is 1.
-    Limits: noise 0 is gradient descent. On a quadratic it stays within a bound up to the curvature 2 / lr, as that does.
+    Limits: noise 0 is gradient descent. On a quadratic it stays bounded up to the curvature 2 / lr, as that does.
     Cost: one gradient.
     """
 
@@ -40,7 +41,7 @@ class NoisyGD(Optimizer):
 
     def shaking(self, dimension: int) -> float:
         """noise / sqrt(d): the squares of a unit vector's d coordinates add up to 1"""
-        return self.noise / dimension**0.5
+        return self.noise / math.sqrt(dimension)
 
     def threshold(self, lr: float, include_decay: bool = False) -> Threshold | None:
         return Threshold(2 / lr, "hessian") if lr > 0 else None

@@ -42,8 +42,9 @@ class Plateaus(Probe):
     left, also when that began and ended, and at its middle lambda_min and lambda_max. strict: lambda_min is negative by
     more than `zero` of the largest |lambda|: a saddle. Where training ends on a plateau, it is censored; its level is
     that of the peak before. predicted_steps: from the middle to the end, if the Hessian H stayed as it is there. The
-    parts of the gradient g along eigenvectors v_i of negative curvature grow as the optimizer's linear recursion says at
-    each step's learning rate, at a constant one to sum_i (g . v_i)^2 z(lambda_i)^(2t): a quadrature by Lanczos from g.
+    parts of the gradient g along eigenvectors v_i of negative curvature grow as the optimizer's linear recursion does
+    at each step's learning rate, at a constant one to sum_i (g . v_i)^2 z(lambda_i)^(2t): a quadrature by Lanczos steps
+    from g.
 
     Times are told to the distance of two measurements, the middle to a share of 1 / `keep` of the plateau.
 

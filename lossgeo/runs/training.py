@@ -212,8 +212,15 @@ class _Training:
             taken = optimizer.step(loss, trajectory.theta, trajectory.state, lr)
             over = trajectory.advance(taken, point.step)
             if logged or (over and trajectory.diverged is not None):
+                limit = optimizer.threshold(lr)
+                shared = {
+                    "epoch": point.step / self.per_epoch,
+                    "lr": lr,
+                    "threshold": None if limit is None else limit.value,
+                    "threshold_of": None if limit is None else limit.of,
+                }
                 for row in trajectory.rows(taken):
-                    self.journal.add("steps", point.step, {"epoch": point.step / self.per_epoch, "lr": lr} | row)
+                    self.journal.add("steps", point.step, shared | row)
                 logged = False
             point.step += 1
             if self.interrupt or time.perf_counter() > news:

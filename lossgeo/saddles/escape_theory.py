@@ -2,10 +2,10 @@
 
 Near a strict saddle a step is a linear recursion of the components along the eigenvectors of negative curvature, with
 the step's own learning rate and what batches and the optimizer add to the gradient: `first_passage` follows it. Where
-no eigenvalue is negative the way down begins with a higher derivative, f = -c a^m, and da/dt = r m c a^(m-1), r the rate
-of the optimizer's drift at every step, takes
+no eigenvalue is negative the way down begins with a higher derivative, f = -c a^m, and da/dt = s m c a^(m-1), s being
+the rate of the optimizer's drift at every step, comes to r after t steps with
 
-    sum over t steps of r = (a0^(2-m) - r^(2-m)) / (m (m-2) c).
+    sum of s = (a0^(2-m) - r^(2-m)) / (m (m-2) c).
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
+import scipy.stats
 
 from lossgeo.optimizers import Optimizer, Recursion
 from lossgeo.optimizers.schedules import Rates
@@ -134,10 +134,9 @@ class Passage:
         self._normals = np.empty((0, len(curvatures)))
         self._which = np.empty(0)
         if not self.quiet:
-            points = torch.quasirandom.SobolEngine(len(curvatures) + 1, scramble=True, seed=0).draw(DRAWS).double()
-            self._which = points[:, 0].numpy()
-            inside = points[:, 1:].clamp(0.25 / DRAWS, 1 - 0.25 / DRAWS)
-            self._normals = torch.special.ndtri(inside).numpy()
+            points = scipy.stats.qmc.Sobol(len(curvatures) + 1, rng=0).random(DRAWS)
+            self._which = points[:, 0]
+            self._normals = scipy.stats.norm.ppf(points[:, 1:].clip(0.25 / DRAWS, 1 - 0.25 / DRAWS))
 
     def steps(self, x: np.ndarray, u: np.ndarray, begin: int = 0) -> list[float | None]:
         """Steps from step `begin` on until trials (R, K) leave; with noise, one median for all; None: they never do.
@@ -177,7 +176,8 @@ class Passage:
         for number in range(period):  # of the epoch in which they leave
             law = self._step(law, step + number)
             left[np.isinf(left) & self._beyond(law)] = number + 1
-        return passed + left
+        whole: np.ndarray = passed + left
+        return whole
 
     def _epoch(self, step: int, period: int) -> _Map:
         """An epoch of steps as one map."""
@@ -214,7 +214,8 @@ class Passage:
         with np.errstate(over="ignore"):
             size = (self.weights * law.x**2).sum(1)
         if self.quiet:
-            return size > self.goal
+            left: np.ndarray = size > self.goal
+            return left
         if not len(size):
             return np.zeros(0, bool)
         covariance = self._covariance(law)
