@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -187,10 +188,12 @@ def test_the_noise_along_the_ways_out_is_that_of_batches(share: float) -> None:
         found.append(saddle.directions @ gradient)
     measured = torch.stack(found).std(0)
     if share == 0.5:
-        assert float(predicted.abs().max()) == 0.0
+        assert predicted.silent
         assert float(measured.max()) < 1e-14
     else:
-        assert float((measured / predicted - 1).abs().max()) < 4 / (2 * 2000) ** 0.5
+        deviation = np.sqrt(np.diag(predicted.of_step(0) - predicted.shared))
+        assert np.abs(measured.numpy() / deviation - 1).max() < 4 / (2 * 2000) ** 0.5
+        assert predicted.sizes == (10,) * 20
 
 
 def test_each_trial_begins_at_a_point_of_its_own(tmp_path: Path) -> None:
