@@ -64,6 +64,8 @@ def _of_surface(recipe: Recipe, surface: Surface, device: torch.device | str) ->
         f"surface {surface.component_name()!r}",
         lambda: (point for point in surface.critical_points() if point.is_saddle),
         surface.theory,
+        surface.chain,
+        surface.invariants,
     )
     data_and_type = (data.task, data.train, data.test, dtype, device)
     return Landscape(module, SurfaceLoss(), *data_and_type, formula=surface.value, known=known), data
