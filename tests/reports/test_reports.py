@@ -276,15 +276,15 @@ def test_curves_join_what_was_measured_at_each_step(tmp_path: Path) -> None:
     tables = tables_of_a_run(22.0)
     tables["eigenvalues"] = [eigenvalue(50, 11.0), *tables["eigenvalues"][:3]]
     for row in tables["steps"]:
-        row["lr"] = 0.1 if row["step"] < 100 else 0.01
+        row["threshold"] = 20.0 if row["step"] < 100 else 200.0
     write_run(tmp_path, id_of(1), recipe(seed=1), tables)
     write_run(tmp_path, id_of(2), recipe(seed=2))
     answer = Curves().render(Study.open([tmp_path]))
     steps = [(row["seed"], row["step"], row["lambda_max"], row["threshold"]) for row in answer.rows]
     assert steps == [
-        (1, 0, pytest.approx(17.6), 20.0),
+        (1, 0, pytest.approx(17.6), None),  # no step was logged before
         (1, 50, 11.0, 20.0),
-        (1, 100, pytest.approx(21.6), 200.0),
+        (1, 100, pytest.approx(21.6), None),  # between two that were, and the rate fell there
         (1, 200, 22.0, 200.0),
         (2, None, None, None),
     ]

@@ -75,6 +75,7 @@ class Measured:
         """The report's columns; shares of the spectrum are cut at +- `near_zero` times the largest |lambda|."""
         apart, density, cut = self.outliers, self.density, near_zero * self.scale
         of_all = self.nodes[self.nodes["part"] == 0] if density else self.nodes
+        negative, zero = (Estimate(*share) for share in density.signs(cut)[:2]) if density else (Estimate(), Estimate())
         return {
             "size": next(iter(self.shared("size")), None),
             "samples": next(iter(self.shared("samples")), None),
@@ -86,8 +87,8 @@ class Measured:
             "gap": apart.gap if apart else None,
             "edge": apart.edge if apart else None,
             **(self._above(apart.edge) if apart else Estimate()).columns("outliers_by_mass"),
-            **(Estimate(*density.mass(-cut, cut)) if density else Estimate()).columns("mass_near_zero"),
-            **(Estimate(*density.mass(high=-cut)) if density else Estimate()).columns("negative_mass"),
+            **zero.columns("mass_near_zero"),
+            **negative.columns("negative_mass"),
             "vectors": int(of_all["vector"].nunique()) if density else None,
             "nodes": int(of_all["known"].eq(False).groupby(of_all["vector"]).sum().max()) if density else None,
         }
