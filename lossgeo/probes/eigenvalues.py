@@ -111,7 +111,7 @@ class Eigenvalues(CurvatureProbe):
             of_halves = [getattr(f, end).vectors[:k] for f in found.values()]
             values = torch.from_numpy(pairs.values[:k])
             operators = list(halves.values())
-            low, high = bracket(sample.operator, operators, values, pairs.vectors[:k], of_halves, sign)
+            low, high = bracket(sample.operator, operators, values, pairs.vectors[:k], of_halves, sign, sample.left)
             for row, a, b in zip(rows[end], low.tolist(), high.tolist(), strict=False):
                 row |= {"low": a, "high": b}
             widths.append(float(high[0] - low[0]) / max(abs(float(values[0])), 1e-300))

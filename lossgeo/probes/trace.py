@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar, Self, final
 
 import torch
@@ -15,7 +16,6 @@ from lossgeo.probes._curvature import KNOWN_TOLERANCE, CurvatureProbe, Found
 from lossgeo.tables import Column
 
 OVER_EXAMPLES = 8  # vectors whose quadratic forms are taken example by example
-QUANTILE = 1.96
 
 
 @final
@@ -41,13 +41,27 @@ class Trace(CurvatureProbe):
         Column("value", "float", "loss / parameter^2", "estimate of the trace"),
         Column("stderr", "float", "loss / parameter^2", "standard error over the random vectors"),
         Column("data_stderr", "float", "loss / parameter^2", "standard error over examples; null: these are all"),
-        Column("low", "float", "loss / parameter^2", "lower end of the 95% interval, over vectors and examples"),
-        Column("high", "float", "loss / parameter^2", "upper end of the 95% interval, over vectors and examples"),
+        Column(
+            "low",
+            "float",
+            "loss / parameter^2",
+            "lower end of the 95% interval, over vectors and examples",
+        ),
+        Column(
+            "high",
+            "float",
+            "loss / parameter^2",
+            "upper end of the 95% interval, over vectors and examples",
+        ),
         Column("converged", "bool", "", "whether the standard error met the tolerance"),
         Column(
             "squares", "float", "(loss / parameter^2)^2", "estimate of the trace of A^2, the squared Frobenius norm"
         ),
         Column("squares_stderr", "float", "(loss / parameter^2)^2", "its standard error over the random vectors"),
+        Column("squares_low", "float", "(loss / parameter^2)^2", "lower end of the 95% interval, over vectors alone"),
+        Column(
+            "squares_high", "float", "(loss / parameter^2)^2", "upper end of the 95% interval; null: of too few vectors"
+        ),
     )
 
     @model_validator(mode="after")
@@ -65,26 +79,31 @@ class Trace(CurvatureProbe):
                 krylov, self.deflate, 0, KNOWN_TOLERANCE, operator.size, generator, sample.room
             ).top.only_converged()
         estimate = trace(operator, self.method, self.vectors, self.tolerance, generator, known)
-        over_examples = None
+        over_examples, aside = None, 0.0
         if self.data_error and not sample.whole and operator.contributions is not None:
             signs = torch.randint(0, 2, (min(self.vectors, OVER_EXAMPLES), operator.size), generator=generator)
             signs = (2 * signs - 1).to(operator.device, operator.dtype)
             of_signs = operator.contributions(signs)
             of_trace = of_signs._replace(forms=of_signs.forms.mean(0, keepdim=True))
-            over_examples = float(of_trace.stderr()[0])
-        aside = QUANTILE * (over_examples or 0.0)
+            over_examples, aside = float(of_trace.stderr(sample.left)[0]), float(of_trace.aside(sample.left)[0])
         below, above = estimate.value - estimate.low, estimate.high - estimate.value
         row = {
             "method": estimate.method,
             "value": estimate.value,
             "stderr": estimate.stderr,
             "data_stderr": over_examples,
-            "low": estimate.value - (below**2 + aside**2) ** 0.5,
-            "high": estimate.value + (above**2 + aside**2) ** 0.5,
+            "low": _known(estimate.value - (below**2 + aside**2) ** 0.5),
+            "high": _known(estimate.value + (above**2 + aside**2) ** 0.5),
             "converged": estimate.converged,
             "squares": estimate.squares,
             "squares_stderr": estimate.squares_stderr,
+            "squares_low": _known(estimate.squares_low),
+            "squares_high": _known(estimate.squares_high),
         }
         unknown = 0.0 if sample.whole else float("inf")
         spread = unknown if over_examples is None else over_examples / max(abs(estimate.value), 1e-300)
         return Found([row], {}, spread)
+
+
+def _known(end: float) -> float | None:
+    return end if math.isfinite(end) else None

@@ -33,8 +33,8 @@ class Critical(Report):
     """Critical points by probe `critical_points`: accepted and flat searches, kinds, and index against loss.
 
     points: those within the gradient tolerance, found by searches or measured as they are; minimum_share of them are
-    minima. spearman: rank correlation of index and loss over them, with its 95% bootstrap interval; None for fewer than
-    five, or where one is constant. theory_share: those with just the index and the loss of a critical point that is
+    minima. spearman: rank correlation of index and loss over them, with its 95% interval; None for fewer than six, or
+    where one is constant. theory_share: those with just the index and the loss of a critical point that is
     known. index_rms: root mean square of index - expected index, over the number of parameters. energy: loss over the
     number of parameters N, mean over runs of that of their minima; energy_limit: a in energy = a + b N^(-2/3) where
     several N were tried, the law of finite size in mean-field glasses.

@@ -235,7 +235,7 @@ def test_every_run_is_used_diverged_or_missing_with_its_reason(tmp_path: Path) -
         "1 x running at step 100 of 200",
         "1 x no top eigenvalue of the hessian was measured",
         "1 x the probe failed: RuntimeError: out of memory",
-        "fewer than 5 runs",
+        "Means over runs: no intervals, n = 1: below 3 there are none.",
     ):
         assert reason in notes(answer)
 

@@ -28,7 +28,7 @@ error and 2 of a share; Hessian of an MLP 64-64-64-10 after 300 steps on digits 
     products                           12           30           60          120
     hutchinson                     9.6 |  94    5.6 |  99    4.4 |  98    3.1 |  95
     hutch_plus_plus               10.1 |  99    3.5 |  97    2.3 |  95    1.2 |  96
-    xtrace                         8.5 |  88    2.5 |  96    1.8 |  89    1.1 |  93
+    xtrace                         8.5 |        2.5 |        1.8 |        1.1 |
     deflated                       7.9 |  98    2.5 |  93    1.5 |  94    0.8 |  97
     deflated, ten pairs known      3.2 |  89    1.6 |  96    1.2 |  95    0.9 |  91
     the same, and all other Ritz
@@ -60,7 +60,11 @@ STEPS = 20  # of that space at the most: best at 60 products on two digits netwo
 
 @dataclass(frozen=True)
 class TraceEstimate:
-    """tr A with its standard error and 95% interval, and ||A||_F^2 = tr A^2, which the same products give."""
+    """tr A with its standard error and 95% interval, and ||A||_F^2 = tr A^2, which the same products give.
+
+    An infinite end is unknown: those of xtrace, whose standard error is too small where a spectrum decays (80 to 87% of
+    its intervals held the truth), and those of the squares from few vectors.
+    """
 
     value: float
     stderr: float  # infinite from a single vector
@@ -71,6 +75,8 @@ class TraceEstimate:
     products: int
     converged: bool  # stderr <= tolerance * |value|
     method: str  # the one that was used
+    squares_low: float = -math.inf
+    squares_high: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -146,6 +152,20 @@ def interval(value: float, stderr: float, spreads: Sequence[float] | np.ndarray)
     return value - half, value + half
 
 
+def of_squares(fixed: float, squares: Sequence[float]) -> tuple[float, float]:
+    """The 95% interval of `fixed` + the mean of n positive numbers, mean / (1 +- t stderr / (2 mean))^2.
+
+    That is Student's of mean^(-1/2): squares are skew, the more so the fewer eigenvalues dominate, and their inverse
+    root is less. It holds ||A||_F^2 in 92 to 96% of cases; mean +- 1.96 stderr in 75 to 83% at n = 4, 82 to 90% at 8.
+    """
+    n = len(squares)
+    if n < FEWEST:
+        return (-math.inf, math.inf) if n else (fixed, fixed)
+    mean = float(np.mean(squares))
+    half = float(stdtrit(n - 1, 0.975)) * _stderr(squares) / (2 * mean) if mean else 0.0
+    return fixed + mean / (1 + half) ** 2, fixed + mean / (1 - half) ** 2 if half < 1 else math.inf
+
+
 # --- sampling what is not known --------------------------------------------------------------------------------------
 
 
@@ -188,9 +208,10 @@ def _sampled(
         if n >= FEWEST and stderr <= tolerance * abs(value):
             break
     low, high = interval(value, stderr, spreads)
-    of_squares = (inside.squares + float(np.mean(squares)), _stderr(squares)) if squares else (inside.squares, 0.0)
-    products = inside.products + len(spreads)
-    return TraceEstimate(value, stderr, low, high, *of_squares, products, stderr <= tolerance * abs(value), method)
+    both = (inside.squares + float(np.mean(squares)), _stderr(squares)) if squares else (inside.squares, 0.0)
+    products, converged = inside.products + len(spreads), stderr <= tolerance * abs(value)
+    ends = of_squares(inside.squares, squares)
+    return TraceEstimate(value, stderr, low, high, *both, products, converged, method, *ends)
 
 
 def _xtrace(operator: LinearOperator, vectors: int, tolerance: float, generator: torch.Generator) -> TraceEstimate:
@@ -199,9 +220,10 @@ def _xtrace(operator: LinearOperator, vectors: int, tolerance: float, generator:
         converged = stderr <= tolerance * abs(value)
         if len(found.traces) >= FEWEST and converged:
             break
-    half = 0.0 if found.exact else float(stdtrit(len(found.traces) - 1, 0.975)) * stderr
-    squares = float(found.squares.mean()), 0.0 if found.exact else _stderr(found.squares)
-    return TraceEstimate(value, stderr, value - half, value + half, *squares, found.products, converged, "xtrace")
+    aside = 0.0 if found.exact else math.inf
+    squares, spread = float(found.squares.mean()), 0.0 if found.exact else _stderr(found.squares)
+    ends, around = (value - aside, value + aside), (squares - aside, squares + aside)
+    return TraceEstimate(value, stderr, *ends, squares, spread, found.products, converged, "xtrace", *around)
 
 
 def _signs(operator: LinearOperator, generator: torch.Generator) -> torch.Tensor:

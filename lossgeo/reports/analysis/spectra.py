@@ -14,10 +14,11 @@ import pandas as pd
 from lossgeo.curvature.spectral.spectral_density import Outliers, SpectralDensity, outliers
 from lossgeo.reports import plain
 from lossgeo.reports.analysis.intervals import Estimate
-from lossgeo.reports.analysis.measurements import QUANTILE, ROUNDING, with_interval
+from lossgeo.reports.analysis.measurements import ROUNDING, with_interval
 from lossgeo.reports.analysis.study import RunData
 from lossgeo.tables import Row
 
+NUMBERS = ("value", "low", "high", "squares", "squares_low", "squares_high")  # of the trace; older ones lack the last
 APART = 4.0  # standard errors between two estimates of one number: chance does that once in 16,000
 
 
@@ -45,7 +46,11 @@ class Measured:
 
     @cached_property
     def density(self) -> SpectralDensity | None:
-        return SpectralDensity.read(self.nodes) if len(self.nodes) else None
+        if not len(self.nodes):
+            return None
+        samples, all_there_are = self.nodes["samples"].iloc[0], (self.run.manifest.get("data") or {}).get("train")
+        left = 1 - samples / all_there_are if all_there_are and 0 < samples < all_there_are else 1.0
+        return SpectralDensity.read(self.nodes, left)
 
     @cached_property
     def top(self) -> list[float]:
@@ -110,9 +115,10 @@ class Measured:
         """Trace and Frobenius norm; the norm's interval holds the error over random vectors alone."""
         if not len(self.trace):
             return Estimate().columns("trace") | Estimate().columns("frobenius")
-        found = self.trace.iloc[0]
-        squares, aside = float(found["squares"]), QUANTILE * float(found["squares_stderr"])
-        norm = Estimate(squares, squares - aside, squares + aside).map(lambda square: math.sqrt(max(square, 0.0)))
+        found = self.trace.reindex(columns=[*NUMBERS]).astype(float).iloc[0]
+        norm = Estimate(*found[["squares", "squares_low", "squares_high"]]).map(
+            lambda square: math.sqrt(square) if square >= 0 else None
+        )
         return Estimate(*found[["value", "low", "high"]]).columns("trace") | norm.columns("frobenius")
 
     def disagreements(self) -> Iterator[str]:
