@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from lossgeo.reports import Report, Summary, plain
+from lossgeo.reports import Report, Summary, error_of, plain
 from lossgeo.reports.analysis.arms import settings_of
 from lossgeo.reports.analysis.intervals import Estimate, in_words, mean, share
 from lossgeo.reports.analysis.measurements import fullest
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from lossgeo.reports.figures.style import Figure
 
 KEYS = ["run", "replica", "step", "probe", "failure", "number", "censored", "strict"]
-NUMBERS = ["start_step", "last_step", "middle_loss", "lambda_min", "lambda_max", "leaving_steps", "predicted_steps"]
+ENDS = ["lambda_min", "lambda_max"]
+STEPS = ["start_step", "last_step", "leaving_steps", "predicted_steps"]
+NUMBERS = ["middle_loss", *STEPS, *ENDS, *map(error_of, ENDS)]
 
 
 @final
@@ -94,7 +96,7 @@ def _numbers(found: pd.DataFrame) -> Row:
         "plateaus": len(found),
         "censored": int(found["censored"].eq(True).sum()),
         **(curve.median if curve else Estimate()).columns("steps"),
-        **{name: medians[name] for name in ("start_step", "middle_loss", "lambda_min", "lambda_max")},
+        **{name: medians[name] for name in ("start_step", "middle_loss", *ENDS, *map(error_of, ENDS))},
         **share(int(found["strict"].eq(True).sum()), len(found)).columns("strict_share"),
         **{name: medians[name] for name in ("leaving_steps", "predicted_steps")},
         **mean(logs).map(np.exp).columns("ratio"),

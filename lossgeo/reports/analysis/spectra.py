@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from lossgeo.curvature.spectral.spectral_density import Outliers, SpectralDensity, outliers
-from lossgeo.reports import plain
+from lossgeo.reports import error_of, plain
 from lossgeo.reports.analysis.intervals import Estimate
 from lossgeo.reports.analysis.measurements import ROUNDING, with_interval
 from lossgeo.reports.analysis.study import RunData
@@ -91,6 +91,7 @@ class Measured:
             "outliers": apart.number if apart else None,
             "gap": apart.gap if apart else None,
             "edge": apart.edge if apart else None,
+            **self._gap_errors(),
             **(self._above(apart.edge) if apart else Estimate()).columns("outliers_by_mass"),
             **zero.columns("mass_near_zero"),
             **negative.columns("negative_mass"),
@@ -98,11 +99,25 @@ class Measured:
             "nodes": int(of_all["known"].eq(False).groupby(of_all["vector"]).sum().max()) if density else None,
         }
 
-    def _extreme(self, end: str) -> Estimate:
-        """The extreme eigenvalue: with its bracket over data where there is one, else with its solver's error."""
+    @cached_property
+    def _ends(self) -> pd.DataFrame:
+        """The eigenvalues with their brackets over data where there are some, else with the solver's errors."""
         sizes = {self.run.id: (self.run.manifest.get("data") or {}).get("train")}
-        found = with_interval(self.eigenvalues, sizes).loc[self.end(end).index[:1], ["eigenvalue", "low", "high"]]
+        return with_interval(self.eigenvalues, sizes)[["eigenvalue", "low", "high"]]
+
+    def _extreme(self, end: str) -> Estimate:
+        found = self._ends.loc[self.end(end).index[:1]]
         return Estimate(*found.iloc[0]) if len(found) else Estimate()
+
+    def _gap_errors(self) -> Row:
+        """What the two eigenvalues around the gap leave open of ratio and middle; unknown of those of the density."""
+        apart, found = self.outliers, self._ends.loc[self.end("top").index]
+        relative = math.nan
+        if apart and len(found) == len(self.top):
+            around = found.iloc[apart.number - 1 : apart.number + 1]
+            relative = float(((around["high"] - around["low"]) / 2 / around["eigenvalue"].abs()).sum(skipna=False))
+        gap, edge = (apart.gap, apart.edge) if apart else (math.nan, math.nan)
+        return {error_of("gap"): plain(gap * relative), error_of("edge"): plain(edge * relative / 2)}
 
     def _above(self, edge: float) -> Estimate:
         """How many eigenvalues the density has above an edge."""
