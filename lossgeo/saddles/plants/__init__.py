@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 
@@ -20,6 +21,8 @@ from lossgeo.landscapes.models import Model
 
 class Plant(Component):
     """A construction of critical points."""
+
+    chain: ClassVar[bool] = False  # whether trajectories meet the points one after the other, in their order
 
     @abstractmethod
     def points(self, model: Model, data: Data, loss: Loss, seed: int) -> Sequence[CriticalPoint]:
