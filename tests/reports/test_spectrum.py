@@ -49,6 +49,12 @@ def notes(answer: Summary) -> str:
     return " ".join(answer.notes)
 
 
+def test_a_zero_hessian_is_all_zero_and_nothing_of_it_negative(tmp_path: Path) -> None:
+    (row,) = report(tmp_path, spectral(200, np.zeros(50))).rows
+    assert (row["mass_near_zero"], row["negative_mass"]) == (1.0, 0.0)
+    assert row["negative_mass_low"] == 0.0
+
+
 def test_the_numbers_are_those_of_the_spectrum(tmp_path: Path) -> None:
     spectrum = network()
     answer = report(tmp_path, spectral(200, spectrum))
