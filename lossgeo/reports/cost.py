@@ -11,12 +11,14 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, final
 
+import numpy as np
 import pandas as pd
 from pydantic import Field
 
 from lossgeo.reports import Report, Summary, plain
-from lossgeo.reports.analysis.intervals import median
+from lossgeo.reports.analysis.intervals import Estimate
 from lossgeo.reports.analysis.study import WHOLE, RunData, Study
+from lossgeo.reports.analysis.survival import survival
 from lossgeo.tables import Row
 
 if TYPE_CHECKING:
@@ -67,7 +69,7 @@ class Cost(Report):
     def _row(self, run: RunData, probe: str | None, found: pd.DataFrame) -> Row:
         good = found[~found["failed"]]
         seconds, pace = good["seconds"].to_numpy(float), _step_seconds(run)
-        typical = median(seconds)
+        typical = typical_of(seconds)
         total, whole = float(found["seconds"].sum()), run.manifest.get("seconds")
         equivalents = good["seconds"] / good["gradient_seconds"].where(good["gradient_seconds"] > 0)
         return {
@@ -113,6 +115,14 @@ class Cost(Report):
         if 0 < len(priced) <= NAMED and len(study.runs) == 1:
             listed = "; ".join(f"{_words(row)}: every: {row['every']}" for row in priced)
             yield f"For {self.at_most:.0%} overhead each: {listed}."
+
+
+def typical_of(seconds: np.ndarray) -> Estimate:
+    """The median with its interval, as that of a trial's steps; unknown of no measurement."""
+    if not len(seconds):
+        return Estimate()
+    found = survival(seconds, np.zeros(len(seconds), dtype=bool), step=0.0).median
+    return Estimate(float(np.median(seconds)), found.low, found.high)
 
 
 def _step_seconds(run: RunData) -> float | None:

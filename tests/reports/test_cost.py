@@ -92,6 +92,12 @@ def test_layers_are_one_measurement_and_their_products_add_up(tmp_path: Path) ->
     assert (row["parameters"], row["matvecs"]) == ("2 groups", 30)
 
 
+def test_the_median_of_six_measurements_has_an_interval(tmp_path: Path) -> None:
+    """Between order statistics; the quickest and the slowest of three held the median in three of four cases."""
+    (row,) = report(tmp_path, {"eigenvalues": ten_pairs([1.0, 2.0, 9.0, 4.0, 3.0, 5.0])}).rows
+    assert (row["seconds"], row["seconds_low"], row["seconds_high"]) == (3.5, 1.0, 9.0)
+
+
 def test_replicas_and_probes_are_measurements_of_their_own(tmp_path: Path) -> None:
     rows = [eigenvalue(0, 1.0, seconds=1.0, replica=replica) for replica in (0, 1)]
     rows += [eigenvalue(0, 1.0, seconds=5.0, probe="eigenvalues-b")]

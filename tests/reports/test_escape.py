@@ -80,6 +80,19 @@ def test_a_law_needs_every_trial_to_leave(tmp_path: Path) -> None:
     assert ends(row, "exponent") == ends(row, "slope") == (None, None, None)
 
 
+@pytest.mark.parametrize(("trials", "words"), [(5, "no intervals, n = 5: below 6"), (7, "95% Kaplan-Meier intervals")])
+def test_the_picture_and_the_note_say_of_how_many_trials_a_median_is(trials: int, words: str, tmp_path: Path) -> None:
+    write_run(tmp_path, "0" * 8, recipe(), {"escapes": [stay(n, 100 + 10 * n) for n in range(trials)]})
+    answer = Escape().render(Study.open([tmp_path]))
+    (said,) = (note for note in answer.notes if note.startswith(words))
+    assert f"n = {trials}" in said
+    assert answer.draw is not None
+    figure = answer.draw()
+    assert figure.get_supxlabel().startswith(said.rstrip("."))
+    (band,) = figure.axes[0].collections
+    assert np.isfinite(band.get_datalim(figure.axes[0].transData).ymin) == (trials >= 6)
+
+
 def test_without_trials_there_are_counts_alone(tmp_path: Path) -> None:
     (row,) = rendered(tmp_path, [[]], [{}])
     assert (row["trials"], row["escaped"], row["median_steps"]) == (0, 0, None)

@@ -21,12 +21,12 @@ from scipy import stats
 from lossgeo.reports import plain
 from lossgeo.tables import Row
 
-# samples from which an interval is given, because it then holds the truth in 90 to 99% of cases; a share and a
-# correlation of fewer would have one that says nothing, a median none: 1 - 2 / 2^n is less than 95% up to n = 5
+# samples from which an interval is given, because it then holds the truth in 90 to 99% of cases; that of a share of
+# fewer holds everything, and a median of fewer has none: 1 - 2 / 2^n is less than 95% up to n = 5
 FEWEST = MappingProxyType(
     {
         "mean": 3,
-        "share": 5,
+        "share": 6,
         "root mean square": 5,
         "spread ratio": 5,
         "correlation": 5,
@@ -126,18 +126,6 @@ def mean(values: ArrayLike) -> Estimate:
         return Estimate()
     means = Means.of([sample])
     return Estimate(float(sample.mean())) if means is None else means.estimate(np.ones(1))
-
-
-def median(values: np.ndarray) -> Estimate:
-    """The median with its interval between order statistics; too few values have none.
-
-    Source: Conover 1999, Practical Nonparametric Statistics, section 3.2.
-    """
-    if not len(values):
-        return Estimate()
-    ends = stats.quantile_test(values, p=0.5).confidence_interval(1 - 2 * TAIL)
-    known = (ends.low, ends.high) if len(values) >= FEWEST["median"] else ()
-    return Estimate(float(np.median(values)), *known)
 
 
 # --- shares, spreads and correlations --------------------------------------------------------------------------------

@@ -30,13 +30,13 @@ class Survival:
     median: Estimate  # unknown where fewer than half are over
 
 
-def survival(times: ArrayLike, censored: ArrayLike) -> Survival:
-    """The curve of trials from their times (n,), whole steps, and which are right-censored there; n at least 1.
+def survival(times: ArrayLike, censored: ArrayLike, step: float = 1.0) -> Survival:
+    """The curve of trials from their times (n,), multiples of a step, and which are right-censored there; n at least 1.
 
-    The curve S is the share of S (1 - S) / Var S trials without censoring that would be known as well, with Greenwood's
-    variance; its interval is Wilson's. The median's are the times at which the ends of that pass 1/2, the lower one a
-    step earlier, since what is seen after a step happened in it. Trials that were lost before the median say nothing
-    about it: without enough others it has no interval.
+    S (1 - S) / Var S trials without censoring would tell the curve S as well, with Greenwood's variance; its interval is
+    Wilson's of so many. The median's are the times at which the ends of that pass 1/2, the lower one a step earlier,
+    since what is seen after a step happened in it; `step` is 0 for times that are no counts. Trials that were lost
+    before the median say nothing about it: without enough others it has no interval.
 
     Source: Kaplan & Meier 1958; Dorey & Korn 1987, Effective sample sizes for confidence intervals for survival
     probabilities; Brookmeyer & Crowley 1982 for the median's interval.
@@ -55,7 +55,7 @@ def survival(times: ArrayLike, censored: ArrayLike) -> Survival:
     if value is None or (~cut | (at >= value)).sum() < FEWEST["median"]:
         return Survival(ends, alive, low, high, Estimate(value))
     first, last = _passes(ends, low), _passes(ends, high)
-    return Survival(ends, alive, low, high, Estimate(value, None if first is None else first - 1, last))
+    return Survival(ends, alive, low, high, Estimate(value, None if first is None else first - step, last))
 
 
 def _as_many(at: np.ndarray, cut: np.ndarray, times: np.ndarray, alive: np.ndarray) -> list[float]:
