@@ -1,4 +1,4 @@
-"""Predicted escape times against what happens: to the step without noise, to four standard errors of a median with it."""
+"""Predicted escape times against what happens: to the step without noise, to four errors of a median with it."""
 
 from __future__ import annotations
 
