@@ -10,8 +10,9 @@ import pandas as pd
 from pydantic import Field
 
 from lossgeo.errors import UsageError
-from lossgeo.reports import OperatorName, ParametersGlob, ProbeKey, Report, Summary, choice_note, plain
+from lossgeo.reports import OperatorName, ParametersGlob, ProbeKey, Report, Summary, choice_note
 from lossgeo.reports.analysis.study import WHOLE, Study
+from lossgeo.reports.analysis.trials import shown
 
 if TYPE_CHECKING:
     from lossgeo.reports.figures.style import Figure
@@ -30,12 +31,13 @@ MEASURED = ["train_loss", "test_loss", "train_accuracy", "test_accuracy", *CURVA
 class Curves(Report):
     """Loss, accuracy, lambda_max, its threshold and the trace over steps, one line a run, with bands of 95% intervals.
 
-    A row stands wherever a run was evaluated or probed. The interval of lambda_max is its bracket over data, where it
-    was measured on a sample; that of the trace holds the error over random vectors too. threshold is the
-    curvature above which the run's optimizer, with all its keys, is unstable on a quadratic with full batches at the
-    rate of that step: 2 / lr for gradient descent, (2 + 2 b) / lr with momentum b, of the preconditioned curvature 38 /
-    lr for Adam. It stands beside the operator that it belongs to, over all parameters, where the steps logged before
-    and after have the same or the step itself was logged.
+    A row stands wherever a run was evaluated or probed, with means over the trials used: those on their way, of which
+    all is known that is known of any. diverged, ended (otherwise) and failed are the others. The interval of lambda_max
+    is its bracket over data, where it was measured on a sample, else the solver's error; that of the trace holds the
+    error over random vectors too. threshold is the curvature above which the run's optimizer, with all its keys, is
+    unstable on a quadratic with full batches at the rate of that step: 2 / lr for gradient descent, (2 + 2 b) / lr with
+    momentum b, of the preconditioned curvature 38 / lr for Adam. It stands beside the operator that it belongs to, over
+    all parameters, where the steps logged before and after have the same or the step itself was logged.
     """
 
     operator: OperatorName = "hessian"
@@ -61,7 +63,7 @@ class Curves(Report):
                 "run": row["run"],
                 **settings[row["run"]],
                 "step": None if pd.isna(row["step"]) else int(row["step"]),
-                **{column: plain(row[column]) for column in MEASURED},
+                **shown(row, MEASURED),
             }
             for row in long.to_dict("records")
         )
@@ -81,10 +83,7 @@ class Curves(Report):
         return self.color or next((key for key in study.swept if key != "seed"), None)
 
     def _curves(self, study: Study) -> pd.DataFrame:
-        top = study.top_eigenvalues(self.operator, self.probe, self.parameters).drop(columns=["converged", "failure"])
-        curves = study.evaluations().merge(top, how="outer", on=["run", "step"])
-        curves = curves.merge(study.traces(self.operator, self.parameters), how="outer", on=["run", "step"])
-        curves = curves.sort_values("step", kind="stable")
+        curves = study.curves(self.operator, self.parameters, self.probe).sort_values("step", kind="stable")
         return curves.assign(threshold=self._thresholds(study, curves))
 
     def _thresholds(self, study: Study, curves: pd.DataFrame) -> np.ndarray:
@@ -111,7 +110,13 @@ class Curves(Report):
             notes.append(
                 f"{without} of {len(study.runs)} runs have neither an evaluation nor an eigenvalue nor a trace."
             )
-        notes += choice_note(study, self.operator, self.probe)
+        for table in ("eigenvalues", "trace"):
+            notes += choice_note(study, self.operator, self.parameters, self.probe, table)
+        for count, of_them in (("diverged", "diverged"), ("failed", "lack a number that others have")):
+            if (curves[count] > 0).any():
+                notes.append(
+                    f"In {(curves[count] > 0).sum()} rows there are trials that {of_them}; no number is over them."
+                )
         return (*notes, *self._on_thresholds(study))
 
     def _on_thresholds(self, study: Study) -> Iterator[str]:

@@ -42,7 +42,7 @@ def finished(run: Run) -> bool:
 @cache
 def data_sha256(dataset: Dataset) -> str:
     """Of a dataset's content now, read once a process: the runs of a sweep share it."""
-    return dataset.load().sha256
+    return dataset.sha256()
 
 
 def _tables(recipe: Recipe) -> dict[str, tuple[Column, ...]]:

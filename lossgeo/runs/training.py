@@ -41,12 +41,13 @@ NEWS_SECONDS = 0.2  # between two reports of progress
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is; `note` is a sentence for the user."""
+    """How far a run is; `note` is a warning for the user, `data` what its data were taken for."""
 
     step: int
     steps: int
     loss: float | None = None
     note: str | None = None
+    data: str | None = None
 
 
 def train(run: Run, interrupt: Interrupt, workers: int = 1) -> Iterator[Progress]:
@@ -68,6 +69,7 @@ def train(run: Run, interrupt: Interrupt, workers: int = 1) -> Iterator[Progress
         for probe in run.recipe.probes:
             probe.check(landscape)
         watch, start = watch_of(run.recipe, landscape), starts(run.recipe, landscape)
+        run.check_files()
     with run.locked():
         if finished(run):  # by the process that held it until now
             return
@@ -93,6 +95,7 @@ class _Training:
     ) -> None:
         recipe, began = run.recipe, time.perf_counter()
         self.recipe, self.landscape, self.start, self.interrupt = recipe, landscape, start, interrupt
+        self.data = data
         self.batch_size = landscape.train.size if recipe.batch_size == "full" else recipe.batch_size
         self.per_epoch = math.ceil(landscape.train.size / self.batch_size)
         self.steps = recipe.steps or self.per_epoch * (recipe.epochs or 0)
@@ -108,6 +111,7 @@ class _Training:
             device=str(landscape.device),
             threads=threads,
             data=data.described(),
+            understood=data.understood,
             **environment(),
         )
         self.log, self.evaluations, self.checkpoints = (
@@ -128,6 +132,8 @@ class _Training:
 
     def loop(self, notes: list[str]) -> Iterator[Progress]:
         """Train to the end; raises what `train` says."""
+        if self.landscape.has_outputs:
+            yield Progress(self.point.step, self.steps, data=f"{self.recipe.name}: {self.data.understood}")
         yield from (self._progress(note) for note in [*notes, *self.notes])
         stream = self._stream()
         told = written = saved = time.perf_counter()

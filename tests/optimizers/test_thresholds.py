@@ -1,4 +1,4 @@
-"""The threshold that an optimizer states is where its steps stop contracting: on quadratics, 1% on either side."""
+"""The threshold that an optimizer states is where its steps stop contracting: tried on quadratics, 1% each side."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def test_trained_again_they_give_the_same_tables(run: Run, tmp_path: Path) -> No
                 near = pytest.approx(was, rel=1e-9, abs=1e-12, nan_ok=True) if isinstance(was, float) else was
                 assert value == near, name
     assert manifest(again.folder)["data"] == manifest(run.folder)["data"]
-    assert manifest(again.folder)["content"] == manifest(run.folder)["content"]
+    assert Run.open(again.folder).id == run.id  # the recipe has a few keys more, of which an id does not speak
 
 
 def test_the_program_probes_and_reports_them(run: Run, tmp_path: Path) -> None:

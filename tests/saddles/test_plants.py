@@ -17,7 +17,6 @@ from lossgeo.landscapes.datasets import Dataset
 from lossgeo.landscapes.datasets.digits import Digits
 from lossgeo.landscapes.datasets.linear_teacher import LinearTeacher
 from lossgeo.landscapes.datasets.teacher_student import TeacherStudent
-from lossgeo.landscapes.landscape import Landscape
 from lossgeo.landscapes.losses import Loss
 from lossgeo.landscapes.losses.cross_entropy import CrossEntropy
 from lossgeo.landscapes.losses.mse import MSE
@@ -34,6 +33,7 @@ from lossgeo.runs.escapes import noise_along
 from lossgeo.saddles.plants import Plant
 from lossgeo.saddles.plants.duplicate_unit import DuplicateUnit
 from lossgeo.saddles.plants.origin import Origin
+from tests.support.networks import landscape_on
 from tests.support.program import frame, last_theta, trained
 
 ONE = TeacherStudent(dimension=4, width=8, examples=250, noise=0.3)
@@ -58,12 +58,6 @@ PLANTED: dict[str, tuple[Plant, Model, Dataset, Loss, int]] = {
 }
 
 
-def landscape_over(model: Model, dataset: Dataset, loss: Loss) -> Landscape:
-    data = dataset.load()
-    module = model.build(data.task, generator(0, "initialization"))
-    return Landscape(module, loss, data.task, data.train, data.test, torch.float64)
-
-
 def test_every_plant_is_tried() -> None:
     assert {plant.component_name() for plant, *_ in PLANTED.values()} == set(catalog(Plant))
 
@@ -71,7 +65,7 @@ def test_every_plant_is_tried() -> None:
 @pytest.mark.parametrize("name", PLANTED)
 def test_every_planted_point_is_critical_with_the_stated_loss_and_index(name: str) -> None:
     plant, model, dataset, loss, count = PLANTED[name]
-    landscape = landscape_over(model, dataset, loss)
+    landscape = landscape_on(model, dataset, loss)
     points = plant.points(model, dataset.load(), loss, seed=100)
     assert len(points) == count
     for point in points:
@@ -87,7 +81,7 @@ def test_every_planted_point_is_critical_with_the_stated_loss_and_index(name: st
 
 def test_the_way_out_of_a_flat_origin_leads_down() -> None:
     _, model, dataset, loss, _ = PLANTED["three layers"]
-    landscape = landscape_over(model, dataset, loss)
+    landscape = landscape_on(model, dataset, loss)
     (point,) = Origin().points(model, dataset.load(), loss, seed=0)
     assert point.way_out is not None
     assert float(point.way_out.norm()) == pytest.approx(1.0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 
@@ -21,6 +22,8 @@ from lossgeo.optimizers.schedules import Rates
 
 class Plant(Component):
     """A construction of critical points."""
+
+    chain: ClassVar[bool] = False  # whether trajectories meet the points one after the other, in their order
 
     @abstractmethod
     def points(self, model: Model, data: Data, loss: Loss, seed: int) -> Sequence[CriticalPoint]:

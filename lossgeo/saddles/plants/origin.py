@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import NamedTuple, final
+from typing import ClassVar, NamedTuple, final
 
 import torch
 
@@ -44,6 +44,8 @@ class Origin(Plant):
 
     Source: Baldi & Hornik 1989 for the points; Saxe, McClelland & Ganguli 2014, equation 6, for the times.
     """
+
+    chain: ClassVar[bool] = True
 
     def points(self, model: Model, data: Data, loss: Loss, seed: int) -> Sequence[CriticalPoint]:
         if not isinstance(model, DeepLinear) or model.bias or model.depth < 2 or not isinstance(loss, MSE):
