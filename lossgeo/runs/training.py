@@ -21,6 +21,7 @@ from lossgeo.landscapes.batches import batches, trial_batches
 from lossgeo.landscapes.datasets import Data
 from lossgeo.landscapes.landscape import Landscape, Memory
 from lossgeo.landscapes.task import Examples
+from lossgeo.optimizers.schedules import Rates
 from lossgeo.randomness import Noise
 from lossgeo.runs.building import landscape_and_data, starts, watch_of
 from lossgeo.runs.escapes import Escapes
@@ -118,14 +119,15 @@ class _Training:
         )
         self.probes = [(probe, Agenda(probe, self.steps)) for probe in recipe.probes]
         trials = start.ndim == 2
+        self.rates = Rates(recipe.optimizer.lr, recipe.schedule, self.steps)
         self.noise = Noise(recipe.seed, self._computed if trials else None)
         self.loss = BatchLoss(landscape, self.noise, trials)
         memories: dict[str, Memory] = {probe.key(): {} for probe in recipe.probes}
-        self.point, self.notes = resume(run, landscape, self.loss, start, self.noise.layers, memories)
+        self.point, self.notes = resume(run, landscape, self.loss, start, self.rates, self.noise.layers, memories)
         self.trajectory = self._trajectory(watch)
         tables = opened(run, self.point.step)
         self.measuring = Measuring(run, landscape, recipe.probes, tables, memories)
-        escapes = None if watch is None else Escapes(recipe, landscape, data, watch, start, self.batch_size)
+        escapes = None if watch is None else Escapes(recipe, landscape, data, watch, start, self.batch_size, self.rates)
         self.journal = Journal(run, tables, escapes, self.steps, began)
 
     def loop(self, notes: list[str]) -> Iterator[Progress]:
@@ -203,7 +205,7 @@ class _Training:
     def _advance(self, stream: Iterator[Examples]) -> None:
         """Take steps until something is due, news of the progress too, or a signal comes or nobody is on the way."""
         point, loss, trajectory = self.point, self.loss, self.trajectory
-        optimizer, factor, steps = self.recipe.optimizer, self.recipe.schedule.factor, self.steps
+        optimizer, rates = self.recipe.optimizer, self.rates
         logged = self.log.due(point.step)
         agendas = (self.log, self.evaluations, self.checkpoints, *(agenda for _, agenda in self.probes))
         until = min(agenda.following(point.step) for agenda in agendas)
@@ -211,13 +213,20 @@ class _Training:
         over = False
         while point.step < until and not over:
             trajectory.watch(point.step)
-            lr = optimizer.lr * factor(point.step, steps)
+            lr = rates(point.step)
             loss.begin(point.step, next(stream))
             taken = optimizer.step(loss, trajectory.theta, trajectory.state, lr)
             over = trajectory.advance(taken, point.step)
             if logged or (over and trajectory.diverged is not None):
+                limit = optimizer.threshold(lr)
+                shared = {
+                    "epoch": point.step / self.per_epoch,
+                    "lr": lr,
+                    "threshold": None if limit is None else limit.value,
+                    "threshold_of": None if limit is None else limit.of,
+                }
                 for row in trajectory.rows(taken):
-                    self.journal.add("steps", point.step, {"epoch": point.step / self.per_epoch, "lr": lr} | row)
+                    self.journal.add("steps", point.step, shared | row)
                 logged = False
             point.step += 1
             if self.interrupt or time.perf_counter() > news:
