@@ -181,6 +181,8 @@ class LocalLoss:
             operator.sampling,
             operator.room,
             operator.note,
+            operator.semidefinite,
+            operator.error,
         )
 
     # --- derivatives by the block ------------------------------------------------------------------------------------

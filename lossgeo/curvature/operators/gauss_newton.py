@@ -37,4 +37,4 @@ def around_outputs(here: LocalLoss) -> LinearOperator:
         bent: torch.Tensor = here.loss.hvp(jacobian.outputs.detach(), jacobian.piece.targets, tangents)
         return jacobian.share * bent
 
-    return Sandwich(here, bend).operator()
+    return Sandwich(here, bend).operator(semidefinite=here.loss.convex)

@@ -33,7 +33,7 @@ class Survival:
 def survival(times: ArrayLike, censored: ArrayLike, step: float = 1.0) -> Survival:
     """The curve of trials from their times (n,), multiples of a step, and which are right-censored there; n at least 1.
 
-    S (1 - S) / Var S trials without censoring would tell the curve S as well, with Greenwood's variance; its interval is
+    S (1 - S) / Var S trials without censoring would tell the curve S as well, by Greenwood's variance; its interval is
     Wilson's of so many. The median's are the times at which the ends of that pass 1/2, the lower one a step earlier,
     since what is seen after a step happened in it; `step` is 0 for times that are no counts. Trials that were lost
     before the median say nothing about it: without enough others it has no interval.
