@@ -72,6 +72,7 @@ class CurvatureProbe(Probe):
 
     shared: ClassVar[tuple[Column, ...]] = (
         Column("operator", "string", "", "name of the operator"),
+        Column("unit", "string", "", "of the operator's values, such as loss / parameter^2"),
         Column("parameters", "string", "", "glob of the parameters it is restricted to; * is all"),
         Column("size", "int", "", "dimension of the operator: the number of these parameters"),
         Column("samples", "int", "examples", "training examples it was measured on"),
@@ -132,6 +133,7 @@ class CurvatureProbe(Probe):
                 found = self.spectrum(sample, mine, named_generator(base, label, size))
                 shared = {
                     "operator": self.operator.component_name(),
+                    "unit": self.operator.unit(),
                     "parameters": label,
                     "size": sample.operator.size,
                     "samples": size,

@@ -55,13 +55,13 @@ class Eigenvalues(CurvatureProbe):
     columns: ClassVar[tuple[Column, ...]] = (
         Column("end", "string", "", "top or bottom"),
         Column("rank", "int", "", "0 is the extreme one of its end"),
-        Column("eigenvalue", "float", "loss / parameter^2", "Ritz value over the measured examples"),
-        Column("residual", "float", "loss / parameter^2", "norm of A v - eigenvalue v; an eigenvalue lies within it"),
-        Column("bound", "float", "loss / parameter^2", "tighter: residual^2 over the gap to the next Ritz value"),
+        Column("eigenvalue", "float", "unit", "Ritz value over the measured examples"),
+        Column("residual", "float", "unit", "norm of A v - eigenvalue v; an eigenvalue lies within it"),
+        Column("bound", "float", "unit", "tighter: residual^2 over the gap to the next Ritz value"),
         Column("converged", "bool", "", "whether the error met the tolerance within the budget"),
-        Column("stderr", "float", "loss / parameter^2", "over the operator's own random draws; null: it has none"),
-        Column("low", "float", "loss / parameter^2", "lower end for the value over all examples; null: these are all"),
-        Column("high", "float", "loss / parameter^2", "upper end for the value over all examples; null: these are all"),
+        Column("stderr", "float", "unit", "over the operator's own random draws; null: it has none"),
+        Column("low", "float", "unit", "lower end for the value over all examples; null: these are all"),
+        Column("high", "float", "unit", "upper end for the value over all examples; null: these are all"),
     )
 
     @model_validator(mode="after")
