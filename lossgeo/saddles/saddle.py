@@ -138,7 +138,7 @@ class Saddle:
         else:
             stream = generator(0, "saddle")
             krylov = Krylov(operator, direction(operator, stream))
-            down = lanczos(krylov, 0, point.index, TOLERANCE, 10 * size, stream).bottom
+            down = lanczos(krylov, 0, point.index, TOLERANCE, 10 * size, stream, complete=True).bottom
             values, directions = torch.from_numpy(down.values), down.vectors.cpu()
         found = int((values < 0).sum())
         if found < point.index:
