@@ -36,7 +36,10 @@ ARROW = {
 
 @dataclass(frozen=True)
 class Column:
-    """One column: its type, its unit ("" where a number has none) and its meaning in a few words."""
+    """One column: its type, its unit ("" where a number has none) and its meaning in a few words.
+
+    The unit `unit` is the one that the row's own column of that name says: other operators have other values.
+    """
 
     name: str
     type: Literal["string", "int", "float", "bool", "floats"]

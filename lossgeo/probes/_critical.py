@@ -230,11 +230,12 @@ class CriticalPointProbe(CurvatureProbe):
 def _reached(ends: Extremes, nodes: np.ndarray, found: Ends, cutoff: float) -> Extremes:
     """How far the spectrum reaches, by its ends and by nodes, which lie inside; an error is infinite where none holds.
 
-    It holds of an end that has converged and that no node contradicts, by more than matters to a cutoff.
+    It holds of an end that has converged, or is zero as far as matters to a cutoff, and that no node contradicts.
     """
     low, high, slack = float(nodes.min()), float(nodes.max()), 0.01 * cutoff
-    low_known = bool(found.bottom.converged[0]) and low >= ends.low - ends.low_error - slack
-    high_known = bool(found.top.converged[0]) and high <= ends.high + ends.high_error + slack
+    low_known, high_known = (bool(end.converged[0]) or end.bounds[0] <= slack for end in (found.bottom, found.top))
+    low_known = low_known and low >= ends.low - ends.low_error - slack
+    high_known = high_known and high <= ends.high + ends.high_error + slack
     return Extremes(
         min(ends.low, low),
         ends.low_error if low_known else math.inf,

@@ -73,6 +73,7 @@ class CurvatureProbe(Probe):
     shared: ClassVar[tuple[Column, ...]] = (
         Column("operator", "string", "", f"name; second derivatives are those of the loss{DECAY}"),
         Column("settings", "string", "", "what else the operator was given, as JSON; null: nothing, or an older table"),
+        Column("unit", "string", "", "of the operator's values, such as loss / parameter^2"),
         Column("parameters", "string", "", "glob of the parameters it is restricted to; * is all"),
         Column("size", "int", "", "dimension of the operator: the number of these parameters"),
         Column("samples", "int", "examples", "training examples it was measured on"),
@@ -135,6 +136,7 @@ class CurvatureProbe(Probe):
                 shared = {
                     "operator": self.operator.component_name(),
                     "settings": json.dumps(asked, sort_keys=True) if asked else None,
+                    "unit": self.operator.unit(),
                     "parameters": label,
                     "size": sample.operator.size,
                     "samples": size,

@@ -42,33 +42,27 @@ class Trace(CurvatureProbe):
 
     columns: ClassVar[tuple[Column, ...]] = (
         Column("method", "string", "", "the estimator"),
-        Column("value", "float", "loss / parameter^2", "estimate of the trace"),
-        Column("stderr", "float", "loss / parameter^2", "standard error over the random vectors"),
-        Column("data_stderr", "float", "loss / parameter^2", "standard error over examples; null: these are all"),
+        Column("value", "float", "unit", "estimate of the trace"),
+        Column("stderr", "float", "unit", "standard error over the random vectors"),
+        Column("data_stderr", "float", "unit", "standard error over examples; null: these are all"),
         Column(
             "low",
             "float",
-            "loss / parameter^2",
+            "unit",
             "lower end of the 95% interval, over vectors, examples and draws",
         ),
         Column(
             "high",
             "float",
-            "loss / parameter^2",
+            "unit",
             "upper end of the 95% interval, over vectors, examples and draws",
         ),
         Column("converged", "bool", "", "whether the standard error met the tolerance"),
-        Column(
-            "squares", "float", "(loss / parameter^2)^2", "estimate of the trace of A^2, the squared Frobenius norm"
-        ),
-        Column("squares_stderr", "float", "(loss / parameter^2)^2", "its standard error over the random vectors"),
-        Column("squares_low", "float", "(loss / parameter^2)^2", "lower end of the 95% interval, over vectors alone"),
-        Column(
-            "squares_high", "float", "(loss / parameter^2)^2", "upper end of the 95% interval; null: of too few vectors"
-        ),
-        Column(
-            "draws_stderr", "float", "loss / parameter^2", "standard error over the operator's own draws; null: none"
-        ),
+        Column("squares", "float", "unit^2", "estimate of the trace of A^2, the squared Frobenius norm"),
+        Column("squares_stderr", "float", "unit^2", "its standard error over the random vectors"),
+        Column("squares_low", "float", "unit^2", "lower end of the 95% interval, over vectors alone"),
+        Column("squares_high", "float", "unit^2", "upper end of the 95% interval; null: of too few vectors"),
+        Column("draws_stderr", "float", "unit", "standard error over the operator's own draws; null: none"),
     )
 
     @model_validator(mode="after")
