@@ -23,7 +23,7 @@ from lossgeo.landscapes.landscape import Landscape, Memory
 from lossgeo.landscapes.point import Point
 from lossgeo.probes import Measurement, Probe
 from lossgeo.randomness import generator as named_generator
-from lossgeo.tables import Column, Row
+from lossgeo.tables import DECAY, Column, Row
 
 FIRST = 256  # examples that `samples: auto` begins with
 FLOAT32_TOLERANCE = 1e-5  # below it, products in float32 are too coarse
@@ -71,7 +71,7 @@ class CurvatureProbe(Probe):
     )
 
     shared: ClassVar[tuple[Column, ...]] = (
-        Column("operator", "string", "", "name of the operator"),
+        Column("operator", "string", "", f"name; second derivatives are those of the loss{DECAY}"),
         Column("settings", "string", "", "what else the operator was given, as JSON; null: nothing, or an older table"),
         Column("parameters", "string", "", "glob of the parameters it is restricted to; * is all"),
         Column("size", "int", "", "dimension of the operator: the number of these parameters"),

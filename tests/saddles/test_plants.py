@@ -211,6 +211,14 @@ def test_a_linear_network_stays_at_each_saddle_as_long_as_saxe_says(tmp_path: Pa
     assert stayed.groupby(table["saddle"]).median().is_monotonic_increasing
 
 
+@pytest.mark.parametrize("schedule", [{"name": "constant", "warmup": 400}, {"name": "cosine", "final": 0.5}], ids=str)
+def test_saxes_times_follow_the_schedule(schedule: dict[str, Any], tmp_path: Path) -> None:
+    table = frame(trained(tmp_path, base=LINEAR, schedule=schedule), "escapes")
+    assert not table["censored"].any()
+    stayed = table["escape_step"] - table["start_step"]
+    assert (stayed / table["predicted_steps"]).groupby(table["saddle"]).median().sub(1).abs().max() < 0.03
+
+
 @pytest.mark.parametrize(("changed", "known"), [({"components": None}, 1), ({"components": 8}, 3)])
 def test_later_saddles_have_times_on_white_inputs_alone(changed: dict[str, Any], known: int, tmp_path: Path) -> None:
     table = frame(trained(tmp_path, base=LINEAR, dataset={**LINEAR["dataset"], **changed}, replicas=3), "escapes")

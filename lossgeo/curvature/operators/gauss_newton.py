@@ -27,8 +27,14 @@ class GaussNewton(Operator):
     of_outputs: ClassVar[bool] = True
 
     def at(self, here: LocalLoss) -> LinearOperator:
-        def bend(jacobian: Jacobian, _: int, tangents: torch.Tensor) -> torch.Tensor:
-            bent: torch.Tensor = here.loss.hvp(jacobian.outputs.detach(), jacobian.piece.targets, tangents)
-            return jacobian.share * bent
+        return here.penalized(around_outputs(here))
 
-        return Sandwich(here, bend).operator()
+
+def around_outputs(here: LocalLoss) -> LinearOperator:
+    """J' B J alone, without weight decay, which is in no output."""
+
+    def bend(jacobian: Jacobian, _: int, tangents: torch.Tensor) -> torch.Tensor:
+        bent: torch.Tensor = here.loss.hvp(jacobian.outputs.detach(), jacobian.piece.targets, tangents)
+        return jacobian.share * bent
+
+    return Sandwich(here, bend).operator(semidefinite=here.loss.convex)

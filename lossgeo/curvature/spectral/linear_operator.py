@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
+from scipy.special import ndtr, stdtrit
+
+GRAIN = 16.0  # eps in the rounding of a product, at the least
 
 
 class Contributions(NamedTuple):
@@ -19,18 +22,31 @@ class Contributions(NamedTuple):
     shares: torch.Tensor  # (M,) float64, each example's share of the mean; they sum to 1
     examples: int  # N
 
-    def stderr(self) -> torch.Tensor:
+    def stderr(self, left: float = 1.0) -> torch.Tensor:
         """The standard error (K,) of v'Av over N examples as an estimate for the population that they were drawn from.
 
-        sqrt( M / N  M / (M - 1) sum_i (f_i - s_i sum_j f_j)^2 ), the ratio estimator's; with equal shares the deviation
-        of the examples' values over sqrt(N). Infinite for one example.
-        Source: Cochran 1977, Sampling Techniques, equation 6.13.
+        sqrt( left  M / N  M / (M - 1) sum_i (f_i - s_i sum_j f_j)^2 ), the ratio estimator's; with equal shares the
+        deviation of the examples' values over sqrt(N). `left` is the share of the population that is not among the N:
+        1 where that has no end, and 0 where nothing is left to be uncertain about. Infinite for one example.
+        Source: Cochran 1977, Sampling Techniques, equation 6.13, with the correction for finite populations in 2.20.
         """
         m = len(self.shares)
         if m < 2:
             return self.forms.new_full((len(self.forms),), float("inf"))
         rest = self.forms - self.shares * self.forms.sum(1, keepdim=True)
-        return (rest.square().sum(1) * m / (m - 1) * m / self.examples).sqrt()
+        return (left * rest.square().sum(1) * m / (m - 1) * m / self.examples).sqrt()
+
+    def aside(self, left: float = 1.0, sigmas: float = 1.96) -> torch.Tensor:
+        """Half the width (K,) of an interval: `sigmas` standard errors for many examples, and Student's for few."""
+        freedom = max(len(self.shares) - 1, 1)
+        return float(stdtrit(freedom, ndtr(sigmas))) * self.stderr(left)
+
+
+class Sampling(Protocol):
+    """The standard error of quadratic forms v'Av over random draws that A itself is made of."""
+
+    def __call__(self, vectors: torch.Tensor, sums: torch.Tensor | None = None) -> torch.Tensor:
+        """Of the forms (K,) of vectors (K, P); or, with `sums` (J, K), of J sums of them."""
 
 
 class LinearOperator:
@@ -38,7 +54,9 @@ class LinearOperator:
 
     size, dtype, device  P, and those of the vectors it takes and returns
     contributions        for vectors (K, P), what each example adds to every v'Av; None where A is no mean over examples
-    sampling             for vectors (K, P), the standard error (K,) of v'Av from A's own random draws; None: has none
+    sampling             the standard error of quadratic forms over A's own random draws; None: it has none
+    semidefinite         no eigenvalue is negative
+    error                of a product, over the operator's norm, beside what rounding makes of it; for approximate ones
     room                 how many vectors (P,) may be held at once beside what A itself holds; None: no limit is set
     note                 how the products are made, for the record
     """
@@ -50,9 +68,11 @@ class LinearOperator:
         dtype: torch.dtype,
         device: torch.device,
         contributions: Callable[[torch.Tensor], Contributions] | None = None,
-        sampling: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        sampling: Sampling | None = None,
         room: int | None = None,
         note: str = "",
+        semidefinite: bool = False,
+        error: float = 0.0,
     ) -> None:
         self.size = size
         self.dtype = dtype
@@ -61,9 +81,20 @@ class LinearOperator:
         self.sampling = sampling
         self.room = room
         self.note = note
+        self.semidefinite = semidefinite
+        self.error = error
         self.products = 0
         self.seconds = 0.0
         self._matvec = matvec
+
+    def rounding(self, size: float) -> float:
+        """What a product of that size, at the most, may be off by without showing it by an asymmetry.
+
+        Of float32 products with Ritz vectors, by Hessians and Gauss-Newton matrices of MLPs on digits after 0 to 4,000
+        steps, the error was 0.6 to 10 eps of the norm where the loss was above 1e-2. Below it, softmax and target
+        cancel, and it grew to 200 eps; there it was 1.5 to 6 times the largest asymmetry that 30 steps had seen.
+        """
+        return (GRAIN * torch.finfo(self.dtype).eps + self.error) * size
 
     def dense(self) -> torch.Tensor:
         """The matrix (P, P), as symmetric as a matrix of floating-point numbers is; costs P products."""
