@@ -62,8 +62,8 @@ class Eigenvalues(CurvatureProbe):
     )
     complete: bool | Literal["auto"] = Field(
         default="auto",
-        description="look for missing copies of multiple eigenvalues; auto: where several pairs of a single layer or of "
-        "a kernel are asked for",
+        description="look for missing copies of multiple eigenvalues; auto: where several pairs of one layer or "
+        "of a kernel are asked for",
     )
     save_vectors: bool = Field(default=False, description="keep the eigenvectors in the run's folder")
 
@@ -87,7 +87,7 @@ class Eigenvalues(CurvatureProbe):
             "complete",
             "bool",
             "",
-            "no eigenvalue beyond the last of this end is missing, copies too; false: not looked for, or not to the end",
+            "no copy nor other eigenvalue beyond the last of this end is missing; false: not looked for to the end",
         ),
     )
 
@@ -132,6 +132,7 @@ class Eigenvalues(CurvatureProbe):
         self, sample: Sample, ends: Ends, rows: dict[str, list[Row]], memory: Memory, generator: torch.Generator
     ) -> tuple[Memory, float]:
         """Put `low` and `high` into the rows; where the halves may start from next time, and the relative width."""
+        complete = self.brackets > 1 and self._complete(sample)
         halves = {f"half{number}": sample.part(number, 2) for number in range(2)}
         tolerance = max(self.tolerance, HALVES_TOLERANCE)
         wanted = (min(self.top, self.brackets), min(self.bottom, self.brackets))  # no more is compared
@@ -145,7 +146,7 @@ class Eigenvalues(CurvatureProbe):
                 tolerance,
                 half.room,
                 None,
-                max(wanted) > 1 and self._complete(sample),
+                complete,
             )
             for name, half in halves.items()
         }

@@ -33,8 +33,8 @@ class Trace(CurvatureProbe):
 
     method: Method = Field(
         default="auto",
-        description="the estimator; auto: deflated, or hutchinson where products are few; exact takes their place where "
-        "`vectors` covers all dimensions",
+        description="the estimator; auto: deflated, or hutchinson where products are few; each gives way to a product "
+        "for every dimension where `vectors` allows it",
     )
     vectors: int = Field(default=32, ge=2, le=100_000, description="products at the most")
     deflate: int = Field(default=0, ge=0, le=1000, description="how many of the largest eigenpairs to take out first")
