@@ -23,6 +23,9 @@ from lossgeo.randomness import generator, trial_seed
 from lossgeo.saddles.plants import Plant
 
 DENSE = 512  # parameters up to which the whole Hessian is cheap; where it is diagonal its vectors are exact
+FEW = 32  # ways down that a search finds sooner than the whole Hessian; with more, the whole one up to `LARGE`
+LARGE = 4096
+MOST = 1000  # ways down that trials are watched along
 TOLERANCE = 1e-12  # relative error of the eigenvalues that lead down: escape times are told to a step
 
 
@@ -57,7 +60,9 @@ class EscapeRule(Value):
     )
     loss_drop: float | None = Field(default=None, gt=0, description="or once the loss is so far below the saddle's")
     saddles: Literal["start", "all", "last"] = Field(
-        default="start", description="start: the one begun at; all: every saddle from there on; last: the last of these"
+        default="start",
+        description="start: the one begun at; where trials meet saddles in an order, all: every one from there on, "
+        "each once those before are left; last: the last of these",
     )
 
     @model_validator(mode="after")
@@ -73,6 +78,7 @@ class Saddles:
 
     owner: str  # whose they are, in a message
     points: Sequence[CriticalPoint]
+    ordered: bool  # whether trials meet them one after the other
     curvature: Callable[[torch.Tensor], LinearOperator]
 
     def point(self, number: int) -> CriticalPoint:
@@ -101,27 +107,46 @@ class Saddle:
 
     @classmethod
     def of(cls, known: Saddles, number: int) -> Self:
-        """Costs P products with the Hessian, and beyond `DENSE` parameters some for each of its ways down.
+        """Its ways down are all the eigenvectors of negative eigenvalues, copies of one eigenvalue each by itself.
+
+        Costs P products with the Hessian; beyond `DENSE` parameters, where the ways down are few or P is more than
+        `LARGE`, some for each of them.
 
         Raises:
-            UsageError: no such point, or nothing leads down from it.
+            UsageError: no such point, or nothing leads down from it, or more than `MOST` ways, or not as many as are
+                known.
         """
         point = known.point(number)
         if point.way_out is not None:
             return cls(number, point.theta, point.loss, torch.zeros(1, dtype=torch.float64), point.way_out[None])
         if point.index == 0:
             raise UsageError(
-                f"start.index: number {number} of {known.owner} is a minimum, from which nothing leads down"
+                f"start.index: number {number} of {known.owner} is {'degenerate' if point.zeros else 'a minimum'}, "
+                "and no way that leads down from it is known"
+            )
+        size = len(point.theta)
+        dense = size <= DENSE or (point.index > FEW and size <= LARGE)
+        if not dense and point.index > MOST:
+            raise UsageError(
+                f"start.index: number {number} of {known.owner} has {point.index} ways down among {size} parameters; "
+                f"trials are watched along {MOST} at the most, or along all of them up to {LARGE} parameters"
             )
         operator = known.curvature(point.theta)
-        if len(point.theta) <= DENSE:
+        if dense:
             values, vectors = torch.linalg.eigh(operator.columns().cpu())  # which reads one triangle
-            directions = vectors.T[: point.index].contiguous()
-            return cls(number, point.theta, point.loss, values[: point.index], directions)
-        stream = generator(0, "saddle")
-        krylov = Krylov(operator, direction(operator, stream))
-        down = lanczos(krylov, 0, point.index, TOLERANCE, 10 * len(point.theta), stream).bottom
-        return cls(number, point.theta, point.loss, torch.from_numpy(down.values), down.vectors.cpu())
+            values, directions = values[: point.index], vectors.T[: point.index].contiguous()
+        else:
+            stream = generator(0, "saddle")
+            krylov = Krylov(operator, direction(operator, stream))
+            down = lanczos(krylov, 0, point.index, TOLERANCE, 10 * size, stream, complete=True).bottom
+            values, directions = torch.from_numpy(down.values), down.vectors.cpu()
+        found = int((values < 0).sum())
+        if found < point.index:
+            raise UsageError(
+                f"start.index: number {number} of {known.owner} is said to have {point.index} negative eigenvalues, "
+                f"and {found} were found"
+            )
+        return cls(number, point.theta, point.loss, values, directions)
 
     def components(self, theta: torch.Tensor) -> torch.Tensor:
         """How far points (R, P) are from it along its ways down, (R, K); rows do not see each other."""
@@ -129,18 +154,23 @@ class Saddle:
         return torch.stack([(away * way).sum(-1) for way in self.directions.to(theta)], dim=-1)
 
 
-def watched_saddles(known: Saddles, start: Start | None, escape: EscapeRule) -> list[Saddle]:
-    """Those that trials are watched at.
+def saddles_on_the_way(known: Saddles, start: Start | None, escape: EscapeRule) -> list[Saddle]:
+    """Those that trials are watched at, and with `last` those before it.
 
     Raises:
-        UsageError: there are none, or not so many, or trials begin at different ones.
+        UsageError: there are none, or not so many, or trials begin at different ones, or meet them in no order.
     """
     index = 0 if start is None else start.index
     if index == "each":
         raise UsageError("`escape` watches trials at one saddle: give start.index a number in place of `each`")
     known.point(index)
     last = len(known.points) - 1
-    wanted = {"start": [index], "all": range(index, last + 1), "last": [last]}[escape.saddles]
+    wanted = range(index, index + 1 if escape.saddles == "start" else last + 1)
+    if len(wanted) > 1 and not known.ordered:
+        raise UsageError(
+            f"escape.saddles: {escape.saddles} needs saddles that trials meet one after the other; those of "
+            f"{known.owner} have no such order: use `saddles: start`, with start.index for another one"
+        )
     return [Saddle.of(known, number) for number in wanted]
 
 
@@ -176,14 +206,18 @@ def _direction(start: Start, saddle: Saddle, stream: torch.Generator) -> torch.T
 
 
 class Watch:
-    """Looks at trials step by step for those that have left a saddle."""
+    """Looks at trials step by step for those that have left a saddle; `way` are the saddles that they meet in turn."""
 
-    def __init__(self, escape: EscapeRule, saddles: Sequence[Saddle]) -> None:
+    def __init__(self, escape: EscapeRule, way: Sequence[Saddle]) -> None:
         self.escape = escape
-        self.saddles = saddles
+        self.saddles = way[-1:] if escape.saddles == "last" else way
+        self._way = way
 
     def beyond(self, theta: torch.Tensor, losses: torch.Tensor | None) -> torch.Tensor | None:
         """Which of trials (R, P) are beyond each of the S saddles, (R, S); None where that is not to be known now.
+
+        A trial that is far along the ways down from a saddle, as where it begins, and not from one before it, has not
+        come there yet.
 
         By distance it is known before a step, from theta alone (`losses` None); by loss after it, from the losses that
         the step saw.
@@ -192,13 +226,17 @@ class Watch:
             return None
         if losses is not None:
             assert self.escape.loss_drop is not None
-            levels = [saddle.loss - self.escape.loss_drop for saddle in self.saddles]
-            return torch.stack([losses < level for level in levels], dim=-1)
+            levels = [saddle.loss - self.escape.loss_drop for saddle in self._way]
+            return self._in_turn([losses < level for level in levels])
         r = self.escape.distance
         assert r is not None
         found = []
-        for saddle in self.saddles:
+        for saddle in self._way:
             parts = saddle.components(theta)
             far = parts[:, 0].abs() > r if parts.shape[1] == 1 else parts.square().sum(-1) > r * r
             found.append(far)
-        return torch.stack(found, dim=-1)
+        return self._in_turn(found)
+
+    def _in_turn(self, found: list[torch.Tensor]) -> torch.Tensor:
+        beyond = torch.stack(found, dim=-1).cumprod(-1).bool()
+        return beyond[:, -len(self.saddles) :]

@@ -3,9 +3,9 @@
 Dense spectra of small networks on digits (P of 610 to 1,210, tanh and relu, cross-entropy and half the squared error,
 with and without momentum, after 0, 30, 300 and 1,000 steps), `runs` start vectors each. Lanczos runs on the diagonal
 matrix, where a Gaussian start has the same law. For some numbers of top and bottom values and tolerances: the wrong
-runs, where any value is off by more than the tolerance times its true value,
-and the mean number of products, of the rule, of the plain residual rule, and of the oracle, which stops at the first
-step from which on all values are within the tolerance.
+runs, where any value is off by more than the tolerance times its true value, and the mean number of products, of the
+rule, of the plain residual rule, and of the oracle, which stops at the first step from which on all values are within
+the tolerance.
 
 Then the same for warm starts: Hessians 10 steps apart, each from what was found at the one before, against cold ones.
 The seeds are not those with which the rule was chosen.

@@ -27,6 +27,9 @@ class GradientCovariance(Operator):
 
     centered: bool = Field(default=True, description="false: the second moment, also called the empirical Fisher")
 
+    def unit(self) -> str:
+        return "(loss / parameter)^2"
+
     def at(self, here: LocalLoss) -> LinearOperator:
         def along(jacobian: Jacobian, tangents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             """The slope (B, ..., C) of every example's summed cost, and g_i . v (B,) for tangents J v."""

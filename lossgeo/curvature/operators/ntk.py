@@ -28,6 +28,9 @@ class NTK(Operator):
     of_parameters: ClassVar[bool] = False
     of_outputs: ClassVar[bool] = True
 
+    def unit(self) -> str:
+        return "(output / parameter)^2"
+
     def at(self, here: LocalLoss) -> LinearOperator:
         chunks = jacobians(here)
         shapes = [outputs.shape for outputs in (here.outputs(piece.inputs).detach() for piece, _ in here.pieces())]
