@@ -37,7 +37,6 @@ No wrong run at up to 1.25 was the aim: only k = 1 at 1e-6 reaches both, and fro
 elsewhere. At 1e-6 the residual rule is dearer and, of five values, more often right. Six runs share a Hessian, so that
 wrong ones come in clusters.
 """
-
 from __future__ import annotations
 
 from dataclasses import dataclass
