@@ -13,7 +13,7 @@ import torch
 
 from lossgeo.curvature.graphs import Graphs
 from lossgeo.curvature.local_loss import LocalLoss, Pieces
-from lossgeo.curvature.spectral.linear_operator import Contributions, LinearOperator
+from lossgeo.curvature.spectral.linear_operator import Contributions, LinearOperator, Sampling
 from lossgeo.landscapes.landscape import total
 from lossgeo.landscapes.task import Examples
 
@@ -93,9 +93,10 @@ class Sandwich:
         self,
         matvec: Product | None = None,
         contributions: Callable[[torch.Tensor], Contributions] | None = None,
-        sampling: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        sampling: Sampling | None = None,
+        semidefinite: bool = True,
     ) -> LinearOperator:
-        """It as an operator; what is given takes the place of its own."""
+        """It as an operator; what is given takes the place of its own. It is semidefinite where B is."""
         return LinearOperator(
             self.here.size,
             matvec or self.matvec,
@@ -105,4 +106,5 @@ class Sandwich:
             sampling,
             self.chunks.room,
             self.chunks.note,
+            semidefinite,
         )

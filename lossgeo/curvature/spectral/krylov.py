@@ -126,9 +126,7 @@ class Step(NamedTuple):
         return float(torch.linalg.vector_norm(self.couplings[rows]))
 
 
-def step(
-    operator: LinearOperator, rows: torch.Tensor, known: torch.Tensor, norm: float, before: float | None
-) -> Step:
+def step(operator: LinearOperator, rows: torch.Tensor, known: torch.Tensor, norm: float, before: float | None) -> Step:
     """The product with the last row, taken apart.
 
     `before` is the coupling of the last row to the one before, where it has one to no other. What the product has
