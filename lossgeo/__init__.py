@@ -27,7 +27,13 @@ if TYPE_CHECKING:
     from lossgeo.landscapes.point import Point as Point, Preconditioner as Preconditioner
     from lossgeo.landscapes.surfaces import Surface as Surface
     from lossgeo.landscapes.task import Examples as Examples, Task as Task
-    from lossgeo.optimizers import Growth as Growth, Optimizer as Optimizer, State as State, Step as Step
+    from lossgeo.optimizers import (
+        Optimizer as Optimizer,
+        Recursion as Recursion,
+        State as State,
+        Step as Step,
+        Threshold as Threshold,
+    )
     from lossgeo.optimizers.schedules import Schedule as Schedule
     from lossgeo.probes import Measurement as Measurement, Probe as Probe
     from lossgeo.probes._curvature import CurvatureProbe as CurvatureProbe
@@ -56,7 +62,7 @@ HOMES = {
     "lossgeo.landscapes.point": ("Point", "Preconditioner"),
     "lossgeo.landscapes.surfaces": ("Surface",),
     "lossgeo.landscapes.task": ("Examples", "Task"),
-    "lossgeo.optimizers": ("Growth", "Optimizer", "State", "Step"),
+    "lossgeo.optimizers": ("Optimizer", "Recursion", "State", "Step", "Threshold"),
     "lossgeo.optimizers.schedules": ("Schedule",),
     "lossgeo.probes": ("Measurement", "Probe"),
     "lossgeo.probes._curvature": ("CurvatureProbe",),

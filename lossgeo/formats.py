@@ -1,8 +1,9 @@
 """A summary as text, as a page and as a picture. Nothing is printed here.
 
 Two kinds of text. For programs (tsv, csv, json, jsonl): every digit, one column a key. For readers (table, markdown,
-html): X with its interval in one cell, rounded to two significant digits of the interval's half-width, because the
-digits behind those are noise; numbers without an interval to four digits.
+html): X with its interval in one cell, or else its error, rounded to two significant digits of the half-width or the
+error, because the digits behind those are noise, and to the 15 digits that a float64 holds for sure, however narrow an
+interval is; numbers of which neither is known to four digits.
 """
 
 from __future__ import annotations
@@ -26,10 +27,11 @@ from rich.text import Text
 
 from lossgeo.errors import NothingToReport, UsageError
 from lossgeo.files import write_atomically
-from lossgeo.reports import Summary
+from lossgeo.reports import Summary, ends_of, error_of
 from lossgeo.tables import Row
 
 FIGURES = ("png", "svg", "pdf")
+HELD = 15  # significant decimal digits that every float64 keeps (DBL_DIG)
 
 
 def table(rows: Sequence[Row], width: int | None = None) -> str:
@@ -217,31 +219,42 @@ def _escape(text: str) -> str:
 
 
 def _readable(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """Columns and cells for readers: X_low and X_high go into the cell of X."""
+    """Columns and cells for readers: the ends of X's interval and its error go into the cell of X."""
     keys = list(rows[0])
-    ends = {f"{key}_{end}" for key in keys for end in ("low", "high") if {f"{key}_low", f"{key}_high"} <= set(keys)}
-    columns = [key for key in keys if key not in ends]
-    return columns, [[_cell(row, column) for column in columns] for row in rows]
+    beside = {key: (*ends_of(key), error_of(key)) for key in keys}
+    taken = {
+        key for low, high, error in beside.values() for key in (error, *((low, high) if {low, high} <= {*keys} else ()))
+    }
+    columns = [key for key in keys if key not in taken]
+    return columns, [[_cell(row[key], *(row.get(name) for name in beside[key])) for key in columns] for row in rows]
 
 
-def _cell(row: Row, column: str) -> str:
-    value, low, high = row[column], row.get(f"{column}_low"), row.get(f"{column}_high")
+def _cell(value: Any, low: float | None, high: float | None, error: float | None) -> str:
     if value is None:
         return "-"
     if low is not None and high is not None and high > low:
-        decimals = 1 - math.floor(math.log10((high - low) / 2))
+        decimals = _decimals(high / 2 - low / 2, max(abs(value), abs(low), abs(high)))
         return f"{_rounded(value, decimals)} [{_rounded(low, decimals)}, {_rounded(high, decimals)}]"
+    if error:
+        decimals = _decimals(error, max(abs(value), error))
+        return f"{_rounded(value, decimals)} ± {_rounded(error, decimals)}"
     if isinstance(value, float):
         return _four_digits(value)
     return " ".join(_exact(value).split())
 
 
+def _decimals(error: float, largest: float) -> int:
+    """Down to the second digit of the error, and no more digits than the largest number holds."""
+    return min(1 - math.floor(math.log10(max(error, math.ulp(0.0)))), HELD - 1 - math.floor(math.log10(largest)))
+
+
 def _rounded(value: float, decimals: int) -> str:
     """To a number of decimals, which is negative when the tens are in doubt already."""
-    value = round(value, decimals)
-    if value != 0 and not 1e-4 <= abs(value) < 1e6:
-        return f"{value:.{max(math.floor(math.log10(abs(value))) + decimals, 0)}e}"
-    return f"{value:.{max(decimals, 0)}f}"
+    value = float(round(value, decimals))
+    size = abs(value) if value else 10.0**-decimals  # zero is written as its last digit would be
+    if 1e-4 <= size < 1e6:
+        return f"{value:.{max(decimals, 0)}f}"
+    return f"{value:.{max(math.floor(math.log10(size)) + decimals, 0)}e}" if value else "0"
 
 
 def _four_digits(value: float) -> str:

@@ -21,6 +21,9 @@ from lossgeo.files import write_atomically
 
 VERSION = 1  # of the schemas; raised when a column changes its meaning or leaves
 
+# ends the meaning of a column that weight decay would change
+DECAY = "; without weight decay, unless the recipe says include_decay"
+
 Row = dict[str, Any]
 ARROW = {
     "string": pa.string(),

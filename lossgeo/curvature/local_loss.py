@@ -15,6 +15,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lossgeo.curvature.memory import memory_budget
+from lossgeo.curvature.spectral.linear_operator import Contributions, LinearOperator
 from lossgeo.errors import UsageError
 from lossgeo.landscapes.flat_module import BatchNormMode, flattened
 from lossgeo.landscapes.landscape import Landscape, total
@@ -34,7 +35,7 @@ class LocalLoss:
     may take, in bytes (default: half of what is free).
 
     With `masks`, a seed, it is the loss as training sees it: layers draw from that seed, batch norms that train use the
-    examples' own statistics.
+    examples' own statistics, and weight decay, which an optimizer adds itself, is no part of it.
 
     `gradient_seconds` is the price of one gradient of the loss over the examples.
 
@@ -75,6 +76,8 @@ class LocalLoss:
         ends = dict(zip(named, itertools.accumulate(p.numel() for p in named.values()), strict=True))
         self._where = [slice(ends[name] - named[name].numel(), ends[name]) for name in self.names]
         self.total = self.loss.weight(examples.targets)
+        decay = landscape.decay if masks is None else None
+        self._decay = None if decay is None else self.block(decay).to(self.dtype)  # (P,) of the block
         self.gradient_seconds = self._repeatable()
 
     def _repeatable(self) -> float:
@@ -129,12 +132,15 @@ class LocalLoss:
 
     def outputs(self, inputs: torch.Tensor, theta: torch.Tensor | None = None) -> torch.Tensor:
         """The model's outputs (B, ..., C) with their graph, in measuring mode, here or at another theta."""
-        here = self.theta if theta is None else theta
+        here = self._at(theta)
         # torch's fused attention kernels have no second derivative; the same formula in plain operations has
         lent = self.landscape.flat.measuring(here, self.batch_norm, self.masks)
         with lent, sdpa_kernel(SDPBackend.MATH), torch.enable_grad():
             outputs: torch.Tensor = self.landscape.module(inputs)
         return outputs
+
+    def _at(self, theta: torch.Tensor | None) -> torch.Tensor:
+        return self.theta if theta is None else theta
 
     def gradient(self, theta: torch.Tensor | None = None) -> torch.Tensor:
         """The gradient (P,) of the loss on all the examples, here or at another theta; costs one gradient."""
@@ -143,13 +149,40 @@ class LocalLoss:
             loss = share * self.loss.mean(self.outputs(piece.inputs, theta), piece.targets)
             return self.flat(self.derivatives((loss,)))
 
-        return total(part(*chunk) for chunk in self.pieces())
+        gradient = total(part(*chunk) for chunk in self.pieces())
+        return gradient if self._decay is None else gradient + self._decay * self.block(self._at(theta))
 
     @torch.no_grad()
     def value(self) -> float:
         """The loss on all the examples; costs a forward pass."""
-        return total(
+        penalty = 0.0 if self._decay is None else float(self.landscape.penalty(self.theta))
+        return penalty + total(
             share * float(self.loss.mean(self.outputs(piece.inputs), piece.targets)) for piece, share in self.pieces()
+        )
+
+    def penalized(self, operator: LinearOperator) -> LinearOperator:
+        """A second derivative of the loss on the examples, with that of the decay; the same map where there is none."""
+        decay = self._decay
+        if decay is None:
+            return operator
+
+        def contributions(vectors: torch.Tensor) -> Contributions:
+            assert operator.contributions is not None
+            of_examples = operator.contributions(vectors)
+            forms = (decay * vectors * vectors).sum(1).double()
+            return of_examples._replace(forms=of_examples.forms + forms[:, None] * of_examples.shares)
+
+        return LinearOperator(
+            operator.size,
+            lambda vector: operator @ vector + decay * vector,
+            operator.dtype,
+            operator.device,
+            contributions if operator.contributions else None,
+            operator.sampling,
+            operator.room,
+            operator.note,
+            operator.semidefinite,
+            operator.error,
         )
 
     # --- derivatives by the block ------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from lossgeo.landscapes.landscape import Landscape, Memory
 from lossgeo.landscapes.point import Point
 from lossgeo.probes import Measurement, Probe
 from lossgeo.randomness import generator as named_generator
-from lossgeo.tables import Column, Row
+from lossgeo.tables import DECAY, Column, Row
 
 FIRST = 256  # examples that `samples: auto` begins with
 FLOAT32_TOLERANCE = 1e-5  # below it, products in float32 are too coarse
@@ -71,7 +71,8 @@ class CurvatureProbe(Probe):
     )
 
     shared: ClassVar[tuple[Column, ...]] = (
-        Column("operator", "string", "", "name of the operator"),
+        Column("operator", "string", "", f"name; second derivatives are those of the loss{DECAY}"),
+        Column("settings", "string", "", "what else the operator was given, as JSON; null: nothing, or an older table"),
         Column("unit", "string", "", "of the operator's values, such as loss / parameter^2"),
         Column("parameters", "string", "", "glob of the parameters it is restricted to; * is all"),
         Column("size", "int", "", "dimension of the operator: the number of these parameters"),
@@ -124,6 +125,7 @@ class CurvatureProbe(Probe):
         vectors: dict[str, torch.Tensor] = {}
         base = int(torch.randint(2**62, (), generator=generator))
         whole = {self.parameters: matching(landscape, self.parameters)}
+        asked = {key: value for key, value in identity(self.operator).items() if key != "name"}
         blocks = layers(landscape, self.parameters) if self.per_layer else whole
         for label, names in blocks.items():
             mine = {key.removeprefix(f"{label}:"): t for key, t in memory.items() if key.startswith(f"{label}:")}
@@ -133,6 +135,7 @@ class CurvatureProbe(Probe):
                 found = self.spectrum(sample, mine, named_generator(base, label, size))
                 shared = {
                     "operator": self.operator.component_name(),
+                    "settings": json.dumps(asked, sort_keys=True) if asked else None,
                     "unit": self.operator.unit(),
                     "parameters": label,
                     "size": sample.operator.size,

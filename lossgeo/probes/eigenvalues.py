@@ -62,7 +62,7 @@ class Eigenvalues(CurvatureProbe):
     )
     complete: bool | Literal["auto"] = Field(
         default="auto",
-        description="look for missing copies of multiple eigenvalues; auto: where several pairs of a single layer or of "
+        description="look for missing copies of multiple eigenvalues; auto: where several pairs of one layer or of "
         "a kernel are asked for",
     )
     save_vectors: bool = Field(default=False, description="keep the eigenvectors in the run's folder")
@@ -87,7 +87,7 @@ class Eigenvalues(CurvatureProbe):
             "complete",
             "bool",
             "",
-            "no eigenvalue beyond the last of this end is missing, copies too; false: not looked for, or not to the end",
+            "no eigenvalue beyond the end's last is missing, copies too; false: not looked for, or not to the end",
         ),
     )
 
@@ -158,7 +158,7 @@ class Eigenvalues(CurvatureProbe):
             of_halves = [getattr(f, end).vectors[:k] for f in found.values()]
             values = torch.from_numpy(pairs.values[:k])
             operators = list(halves.values())
-            low, high = bracket(sample.operator, operators, values, pairs.vectors[:k], of_halves, sign)
+            low, high = bracket(sample.operator, operators, values, pairs.vectors[:k], of_halves, sign, sample.left)
             for row, a, b in zip(rows[end], low.tolist(), high.tolist(), strict=False):
                 row |= {"low": a, "high": b}
             widths.append(float(high[0] - low[0]) / max(abs(float(values[0])), 1e-300))

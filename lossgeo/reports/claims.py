@@ -6,17 +6,19 @@ code, and whatever a claim is judged by can be read in the report itself: statis
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Any, Literal, final
 
 from lossgeo.components.finding import find
-from lossgeo.reports import Report, Summary, label
+from lossgeo.reports import Report, Summary, ends_of, label
 from lossgeo.reports.analysis.study import RunData, Study
 from lossgeo.tables import Row
 
-OTHER_ENDS = {"median_steps": ("low", "high")}  # columns of report `escape`, older than the names x_low and x_high
+NAMES = ("run", "replica", "step", "parameters", "saddle", "number")  # columns that tell rows apart beside settings
+ALIKE = 1e-12  # the rounding of ends between which there is nothing
 
 
 @final
@@ -24,8 +26,9 @@ class Claims(Report):
     """The verdict on every claim: confirmed, inconclusive or contradicted.
 
     confirmed: the statistic's 95% interval lies inside the expected range; contradicted: outside; inconclusive: across
-    its edge, or there is no interval. Every expectation has a row; where several rows of the report fit it, it has one
-    for each.
+    its edge, or there is no interval; inconclusive: too few, where more samples would have one. Every expectation has a
+    row; where several rows of the report fit it, it has one for each, and column `row` says which. A number that
+    several rows share, a slope through them, is judged once.
     """
 
     def render(self, study: Study) -> Summary:
@@ -51,11 +54,22 @@ def _judged(name: str, runs: list[RunData]) -> Iterator[Row]:
     after = {"source": claim.get("source"), "command": command}
     statistic, expected = claim.get("statistic"), claim.get("expected") or []
     if not statistic or not expected:
-        yield {**shared, **_numbers(statistic, None), "expected": None, "where": None, "verdict": None, **after}
+        yield {
+            **shared,
+            **_numbers(statistic, None),
+            "expected": None,
+            "where": None,
+            "row": None,
+            "verdict": None,
+            **after,
+        }
         return
     interface: Any = Report  # abstract, which mypy takes for a mistake here
     report: Report = find(interface, claim["report"])()
-    found = report.render(Study(tuple(runs))).rows
+    study = Study(tuple(runs))
+    found = report.render(study)
+    apart = [key for key in (*study.swept, *NAMES) if len({row.get(key) for row in found.rows}) > 1]
+    marks = found.shared.get(statistic, range(len(found.rows)))
     for expectation in expected:
         where = expectation.get("where") or {}
         bounds = (expectation.get("low"), expectation.get("high"))
@@ -64,12 +78,22 @@ def _judged(name: str, runs: list[RunData]) -> Iterator[Row]:
             "expected": f"[{', '.join(ends)}]",
             "where": ", ".join(f"{key} {label(value)}" for key, value in where.items()) or None,
         }
-        fitting = [row for row in found if all(row.get(key) == value for key, value in where.items())]
-        different: dict[Any, Row | None] = {tuple(_numbers(statistic, row).values()): row for row in fitting}
-        different = different or {None: None}
-        for row in different.values():
-            interval = None if row is None else _interval(statistic, row)
-            yield {**shared, **_numbers(statistic, row), **words, "verdict": verdict(interval, bounds), **after}
+        fitting: dict[Hashable, list[Row]] = {}
+        for mark, row in zip(marks, found.rows, strict=True):
+            if all(row.get(key) == value for key, value in where.items()):
+                fitting.setdefault(mark, []).append(row)
+        for alike in fitting.values() or [[]]:
+            first = alike[0] if alike else None
+            interval = None if first is None else _interval(statistic, first)
+            which = {"row": _which(alike, apart)}
+            said = {"verdict": verdict(interval, bounds)}
+            yield {**shared, **_numbers(statistic, first), **words, **which, **said, **after}
+
+
+def _which(rows: list[Row], apart: Sequence[str]) -> str | None:
+    """What rows that share a number have in common, of the columns that tell a report's rows apart."""
+    same = (key for key in apart if rows and rows[0][key] is not None and len({row[key] for row in rows}) == 1)
+    return ", ".join(f"{key} {label(rows[0][key])}" for key in same) or None
 
 
 def _numbers(statistic: str | None, row: Row | None) -> Row:
@@ -78,23 +102,30 @@ def _numbers(statistic: str | None, row: Row | None) -> Row:
     return {"statistic": statistic, "value": (row or {}).get(statistic or ""), "low": low, "high": high}
 
 
-def _interval(statistic: str, row: Row) -> tuple[float, float] | None:
-    """The interval of a statistic in a report's row; None where the row has none."""
-    low, high = (row.get(name) for name in OTHER_ENDS.get(statistic, (f"{statistic}_low", f"{statistic}_high")))
-    return None if low is None or high is None else (float(low), float(high))
+Ends = tuple[float | None, float | None]
 
 
-Verdict = Literal["confirmed", "inconclusive", "contradicted"]
+def _interval(statistic: str, row: Row) -> Ends | None:
+    """The interval of a statistic in a report's row; None where the report has no column for it."""
+    low, high = ends_of(statistic)
+    return (row[low], row[high]) if {low, high} <= row.keys() else None
 
 
-def verdict(interval: tuple[float, float] | None, expected: tuple[float | None, float | None]) -> Verdict:
+Verdict = Literal["confirmed", "inconclusive", "inconclusive: too few", "contradicted"]
+
+
+def verdict(interval: Ends | None, expected: Ends) -> Verdict:
     """confirmed: the interval lies inside the expected range; contradicted: outside it; inconclusive: across its edge.
 
-    `expected` may be open at either end (None). Without an interval nothing is known, so it is inconclusive.
+    `expected` may be open at either end (None). A statistic without any interval is inconclusive; one of too few
+    samples to have an interval is said to be of too few. So is an interval without width: all samples were equal, which
+    is no sign that the next one is.
     """
     if interval is None:
         return "inconclusive"
     low, high = interval
+    if low is None or high is None or math.isclose(low, high, rel_tol=ALIKE, abs_tol=ALIKE):
+        return "inconclusive: too few"
     at_least = float("-inf") if expected[0] is None else expected[0]
     at_most = float("inf") if expected[1] is None else expected[1]
     if high < at_least or low > at_most:

@@ -11,18 +11,24 @@ from typing import TYPE_CHECKING, final
 
 import numpy as np
 import pandas as pd
+from pydantic import Field
 
-from lossgeo.reports import Report, Summary
+from lossgeo.reports import Report, Summary, error_of, plain
 from lossgeo.reports.analysis.arms import settings_of
-from lossgeo.reports.analysis.intervals import Estimate, mean, share
+from lossgeo.reports.analysis.intervals import Estimate, in_words, mean, share
+from lossgeo.reports.analysis.measurements import fullest
 from lossgeo.reports.analysis.study import Study
 from lossgeo.reports.analysis.survival import Survival, survival
+from lossgeo.reports.analysis.trials import counted, listed
 from lossgeo.tables import Row
 
 if TYPE_CHECKING:
     from lossgeo.reports.figures.style import Figure
 
-NUMBERS = ["start_step", "last_step", "middle_loss", "lambda_min", "lambda_max", "leaving_steps", "predicted_steps"]
+KEYS = ["run", "replica", "step", "probe", "failure", "number", "censored", "strict"]
+ENDS = ["lambda_min", "lambda_max"]
+STEPS = ["start_step", "last_step", "leaving_steps", "predicted_steps"]
+NUMBERS = ["middle_loss", *STEPS, *ENDS, *map(error_of, ENDS)]
 
 
 @final
@@ -31,15 +37,19 @@ class Plateaus(Report):
 
     steps: Kaplan-Meier median of the length with its 95% interval; plateaus on which training ended are censored.
     strict_share: those whose middle has a negative eigenvalue. ratio: geometric mean of the steps from the middle to
-    the end over those predicted by lambda_min, with its 95% bootstrap interval.
+    the end over those predicted by lambda_min, with its 95% t interval.
 
     Source: Kaplan & Meier 1958 for censored lengths.
     """
 
+    probe: str | None = Field(
+        default=None, description="probe to read, where several looked; else each run's that looked at the most steps"
+    )
+
     def render(self, study: Study) -> Summary:
         """A row per swept setting other than seeds, and per plateau; a setting without any has one with counts."""
-        every = study.table("plateaus").reindex(columns=["run", "failure", "number", "censored", "strict", *NUMBERS])
-        every = every.astype(dict.fromkeys(NUMBERS, float))
+        every = study.table("plateaus").reindex(columns=[*KEYS, *NUMBERS]).astype(dict.fromkeys(NUMBERS, float))
+        every = counted(fullest(every, self.probe), study.trials)
         groups: list[tuple[Row, int | None, pd.DataFrame]] = []
         for settings, runs in settings_of(study):
             mine = every[every["run"].isin(runs) & every["number"].notna()]
@@ -54,12 +64,15 @@ class Plateaus(Report):
             if (curve := _curve(found))
         ]
 
+        words = in_words("Kaplan-Meier", "median", [row["plateaus"] for row in rows if row["plateaus"]])
+
         def draw() -> Figure:
             from lossgeo.reports.figures import plateaus
 
-            return plateaus.draw(drawn)
+            return plateaus.draw(drawn, words)
 
-        return Summary("Plateaus", rows, tuple(_notes(study, every)), draw if drawn else None)
+        notes = [*_notes(study, every), *([f"{words}."] if drawn else [])]
+        return Summary("Plateaus", rows, tuple(notes), draw if drawn else None)
 
 
 def _curve(found: pd.DataFrame) -> Survival | None:
@@ -75,17 +88,19 @@ def _predicted(found: pd.DataFrame) -> pd.DataFrame:
 
 def _numbers(found: pd.DataFrame) -> Row:
     curve = _curve(found)
-    medians = {name: float(found[name].median()) if found[name].notna().any() else None for name in NUMBERS}
     theory = _predicted(found)
+    of_both = {**dict.fromkeys(NUMBERS, found), "leaving_steps": theory, "predicted_steps": theory}  # compared
+    medians = {name: plain(rows[name].median()) for name, rows in of_both.items()}
     logs = np.log(theory["leaving_steps"].to_numpy() / theory["predicted_steps"].to_numpy())
     return {
         "plateaus": len(found),
         "censored": int(found["censored"].eq(True).sum()),
         **(curve.median if curve else Estimate()).columns("steps"),
-        **{name: medians[name] for name in ("start_step", "middle_loss", "lambda_min", "lambda_max")},
+        **{name: medians[name] for name in ("start_step", "middle_loss", *ENDS, *map(error_of, ENDS))},
         **share(int(found["strict"].eq(True).sum()), len(found)).columns("strict_share"),
         **{name: medians[name] for name in ("leaving_steps", "predicted_steps")},
         **mean(logs).map(np.exp).columns("ratio"),
+        "probe": listed(found["probe"]),
     }
 
 

@@ -32,21 +32,23 @@ def landscape_and_data(recipe: Recipe, device: torch.device | str) -> tuple[Land
     if recipe.surface is not None:
         return _of_surface(recipe, recipe.surface, device)
     model, dataset, loss = network(recipe)
-    data = dataset.load()
+    data = dataset.load(loss.accepts)
     if data.task.targets not in loss.accepts:
         raise UsageError(
-            f"loss {loss.component_name()!r} takes {' or '.join(loss.accepts)}, the data have {data.task.targets}"
+            f"loss {loss.component_name()!r} takes {' or '.join(loss.accepts)}, the data have {data.task.targets}; use "
+            f"`loss: {'mse' if data.task.targets == 'values' else 'cross_entropy'}`, or say what they are with `kind`"
         )
     size = _batch_size(recipe, data)
     plant = None if recipe.start is None else recipe.start.plant
     exact = plant is not None  # in float32 no planted point is critical
     dtype = getattr(torch, ("float64" if exact else "float32") if recipe.dtype == "auto" else recipe.dtype)
+    data.refuse_lost(dtype)
     module = model.build(data.task, generator(recipe.seed, "initialization"))
     known = Knowledge()
     if plant is not None:
         points = plant.points(model, data, loss, recipe.seed)
         known = Knowledge(f"plant {plant.component_name()!r}", lambda: points, ordered=plant.chain)
-    made = Landscape(module, loss, data.task, data.train, data.test, dtype, device, known=known)
+    made = Landscape(module, loss, data.task, data.train, data.test, dtype, device, known=known, decay=recipe.decay)
     made.flat.rehearse(
         made.train.inputs[: data.train.size % size or size]
     )  # the last batch of an epoch is the smallest
@@ -58,15 +60,14 @@ def _of_surface(recipe: Recipe, surface: Surface, device: torch.device | str) ->
     _batch_size(recipe, data)
     dtype = getattr(torch, "float64" if recipe.dtype == "auto" else recipe.dtype)
     module = SurfaceModule(surface, surface.start(generator(recipe.seed, "initialization")))
-    known = Knowledge(
-        f"surface {surface.component_name()!r}",
-        lambda: (point for point in surface.critical_points() if point.is_saddle),
-        surface.theory,
-        surface.chain,
-        surface.invariants,
-    )
-    data_and_type = (data.task, data.train, data.test, dtype, device)
-    return Landscape(module, SurfaceLoss(), *data_and_type, formula=surface.value, known=known), data
+    owner = f"surface {surface.component_name()!r}"
+    if recipe.decay:  # its critical points are others, and nothing is known of them
+        known = Knowledge(owner, invariants=surface.invariants)
+    else:
+        saddles = lambda: (point for point in surface.critical_points() if point.is_saddle)  # noqa: E731
+        known = Knowledge(owner, saddles, surface.theory, surface.chain, surface.invariants)
+    kind = (data.task, data.train, data.test, dtype, device)
+    return Landscape(module, SurfaceLoss(), *kind, formula=surface.value, known=known, decay=recipe.decay), data
 
 
 def network(recipe: Recipe) -> tuple[Model, Dataset, Loss]:

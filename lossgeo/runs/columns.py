@@ -7,20 +7,34 @@ from typing import Any
 
 from lossgeo.components.catalog import catalog
 from lossgeo.probes import Probe
-from lossgeo.tables import KEYS, Column, Row
+from lossgeo.tables import DECAY, KEYS, Column, Row
 
 STEPS = (
     Column("epoch", "float", "epochs", "passes over the training data so far"),
-    Column("loss", "float", "loss", "on the batch, before the step"),
-    Column("gradient_norm", "float", "loss / parameter", "Euclidean norm of the batch's gradient, before the step"),
+    Column("loss", "float", "loss", f"on the batch, before the step{DECAY}"),
+    Column("gradient_norm", "float", "loss / parameter", f"Euclidean norm of the batch's, before the step{DECAY}"),
     Column("lr", "float", "", "learning rate of the step"),
+    Column(
+        "threshold",
+        "float",
+        "as threshold_of",
+        "curvature above which a full-batch step at this rate contracts no more; null: no theory says",
+    ),
+    Column(
+        "threshold_of",
+        "string",
+        "",
+        "operator whose largest eigenvalue it is for: hessian, or preconditioned",
+    ),
 )
 EVALUATIONS = (
     Column("epoch", "float", "epochs", "passes over the training data so far"),
     Column("split", "string", "", "train or test: the whole of it"),
-    Column("loss", "float", "loss", "mean over the examples"),
+    Column("loss", "float", "loss", f"mean over the examples{DECAY}"),
     Column("accuracy", "float", "fraction", "share of examples whose class is right; null where targets are values"),
-    Column("gradient_norm", "float", "loss / parameter", "of the full gradient; null where no rule asks for it"),
+    Column(
+        "gradient_norm", "float", "loss / parameter", f"of the full gradient; null where no rule asks for it{DECAY}"
+    ),
     Column("parameter_norm", "float", "parameter", "Euclidean norm of theta"),
     Column("distance", "float", "parameter", "Euclidean distance from the start"),
 )
@@ -32,7 +46,12 @@ ESCAPES = (
     Column("last_step", "int", "steps", "the last step at which it was looked at"),
     Column("ended", "string", "", "escaped, budget, diverged, returned or stopped: how the trial ended"),
     Column("underflow", "bool", "", "censored, and what could grow fell below the smallest normal number"),
-    Column("predicted_steps", "float", "steps", "by the local spectrum, from where it began; null: no theory says"),
+    Column(
+        "predicted_steps",
+        "float",
+        "steps",
+        "by the linear theory, from where it began; with noise the median over trials; null: no theory says",
+    ),
 )
 OF_TRAINING = {"steps": STEPS, "evaluations": EVALUATIONS, "escapes": ESCAPES}
 

@@ -235,7 +235,7 @@ def test_every_run_is_used_diverged_or_missing_with_its_reason(tmp_path: Path) -
         "1 x running at step 100 of 200",
         "1 x no top eigenvalue of the hessian was measured",
         "1 x the probe failed: RuntimeError: out of memory",
-        "fewer than 5 runs",
+        "Means over runs: no intervals, n = 1: below 3 there are none.",
     ):
         assert reason in notes(answer)
 
@@ -269,6 +269,31 @@ def test_unequal_train_losses_and_unconverged_values_are_said(tmp_path: Path) ->
     assert "1 of 2 eigenvalues had not converged" in notes(answer)
 
 
+@pytest.mark.parametrize(
+    ("seeds", "words"),
+    [
+        (2, "no intervals, n = 2: below 3 there are none"),
+        (3, "95% t intervals, n = 3"),
+        (10, "95% t intervals, n = 10"),
+    ],
+)
+def test_the_picture_and_the_note_say_of_how_many_runs_a_mean_is(seeds: int, words: str, tmp_path: Path) -> None:
+    draws = np.random.default_rng(0)
+    for number, (size, seed) in enumerate((size, seed) for size in (16, 64) for seed in range(seeds)):
+        tables = tables_of_a_run(float(size * draws.lognormal(0, 0.5)), accuracy=0.9 + draws.normal(0, 0.01))
+        write_run(tmp_path, id_of(number), recipe(batch_size=size, seed=seed), tables)
+    answer = Sharpness().render(Study.open([tmp_path]))
+    assert f"Means over runs: {words}." in answer.notes
+    assert answer.draw is not None
+    figure = answer.draw()
+    assert figure.get_supxlabel().endswith(f"large: means, {words}")
+    (bars,) = figure.axes[0].containers
+    drawn = [segment for segment in bars.lines[2][0].get_segments() if len(segment) and np.isfinite(segment).all()]
+    assert len(drawn) == (0 if seeds < 3 else 2)
+    assert all((row["lambda_max_low"] is None) == (seeds < 3) for row in answer.rows)
+    assert answer.rows[0]["slope_low"] is None or seeds >= 3
+
+
 # --- curves and runs -------------------------------------------------------------------------------------------------
 
 
@@ -276,15 +301,15 @@ def test_curves_join_what_was_measured_at_each_step(tmp_path: Path) -> None:
     tables = tables_of_a_run(22.0)
     tables["eigenvalues"] = [eigenvalue(50, 11.0), *tables["eigenvalues"][:3]]
     for row in tables["steps"]:
-        row["lr"] = 0.1 if row["step"] < 100 else 0.01
+        row["threshold"] = 20.0 if row["step"] < 100 else 200.0
     write_run(tmp_path, id_of(1), recipe(seed=1), tables)
     write_run(tmp_path, id_of(2), recipe(seed=2))
     answer = Curves().render(Study.open([tmp_path]))
     steps = [(row["seed"], row["step"], row["lambda_max"], row["threshold"]) for row in answer.rows]
     assert steps == [
-        (1, 0, pytest.approx(17.6), 20.0),
+        (1, 0, pytest.approx(17.6), None),  # no step was logged before
         (1, 50, 11.0, 20.0),
-        (1, 100, pytest.approx(21.6), 200.0),
+        (1, 100, pytest.approx(21.6), None),  # between two that were, and the rate fell there
         (1, 200, 22.0, 200.0),
         (2, None, None, None),
     ]
@@ -300,13 +325,13 @@ def test_curves_have_the_intervals_that_the_tables_have(tmp_path: Path) -> None:
     write_run(tmp_path, id_of(1), recipe(), tables)
     answer = Curves().render(Study.open([tmp_path]))
     numbers = [tuple(row[f"lambda_max{end}"] for end in ("", "_low", "_high")) for row in answer.rows]
-    assert numbers == [(None, None, None), (4.0, 3.0, 5.0), (6.0, None, None)]
+    assert numbers == [(None, None, None), (4.0, 3.0, 5.0), (6.0, 6.0 - 1e-4, 6.0 + 1e-4)]
     assert [row["trace"] for row in answer.rows] == [None, None, 9.0]
     assert (answer.rows[2]["trace_low"], answer.rows[2]["trace_high"]) == pytest.approx((7.04, 10.96))
     assert answer.draw is not None
     *_, largest, of_trace = answer.draw().axes
     (band,) = largest.collections
-    assert band.get_paths()[0].get_extents().extents.tolist() == [100, 3, 100, 5]
+    assert band.get_paths()[0].get_extents().extents.tolist() == [100, 3, 200, 6.0 + 1e-4]
     assert [axis.get_title(loc="left") for axis in (largest, of_trace)] == [
         "largest eigenvalue, hessian",
         "trace, hessian",

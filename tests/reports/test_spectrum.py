@@ -60,10 +60,11 @@ def test_the_numbers_are_those_of_the_spectrum(tmp_path: Path) -> None:
     answer = report(tmp_path, spectral(200, spectrum))
     (row,) = answer.rows
     assert list(row) == [
-        *("run", "step", "operator", "parameters", "size", "samples"),
+        *("run", "step", "operator", "parameters", "size", "samples", "probe"),
         *("lambda_max", "lambda_max_low", "lambda_max_high", "lambda_min", "lambda_min_low", "lambda_min_high"),
         *("trace", "trace_low", "trace_high", "frobenius", "frobenius_low", "frobenius_high"),
-        *("outliers", "gap", "edge", "outliers_by_mass", "outliers_by_mass_low", "outliers_by_mass_high"),
+        *("outliers", "gap", "edge", "gap_error", "edge_error"),
+        *("outliers_by_mass", "outliers_by_mass_low", "outliers_by_mass_high"),
         *("mass_near_zero", "mass_near_zero_low", "mass_near_zero_high"),
         *("negative_mass", "negative_mass_low", "negative_mass_high", "vectors", "nodes"),
     ]
@@ -72,9 +73,11 @@ def test_the_numbers_are_those_of_the_spectrum(tmp_path: Path) -> None:
     assert (row["lambda_max"], row["lambda_min"]) == (spectrum.max(), spectrum.min())
     assert (row["lambda_max_low"], row["lambda_max_high"]) == pytest.approx((4 - 1e-4, 4 + 1e-4))
     assert (row["trace"], row["frobenius"]) == pytest.approx((spectrum.sum(), np.linalg.norm(spectrum)))
-    assert row["frobenius_low"] == pytest.approx(row["frobenius"] * (1 - 1.96 / 100) ** 0.5)
+    norm = np.sqrt([0.98, 1.02]) * row["frobenius"]
+    assert (row["frobenius_low"], row["frobenius_high"]) == pytest.approx(tuple(norm))
     assert row["outliers"] == 10
     assert row["gap"] == pytest.approx(1.0 / spectrum[-11])
+    assert row["gap_error"] == pytest.approx(row["gap"] * 1e-4 * (1 + 1 / spectrum[-11]))  # residuals are 1e-4
     assert row["outliers_by_mass"] == pytest.approx(10, abs=1e-3)
     for name, truth in (
         ("outliers_by_mass", 10),
@@ -175,12 +178,12 @@ def test_a_group_that_nobody_measured_names_those_that_were(tmp_path: Path) -> N
     assert answer.draw is None
 
 
-def test_of_several_probes_the_first_is_shown_or_the_one_that_is_named(tmp_path: Path) -> None:
-    rows = [eigenvalue(200, 1.0, probe="eigenvalues-a"), eigenvalue(200, 2.0, probe="eigenvalues-b")]
+def test_of_several_probes_the_best_is_shown_or_the_one_that_is_named(tmp_path: Path) -> None:
+    rows = [eigenvalue(200, 1.0, probe="eigenvalues-a"), eigenvalue(200, 2.0, probe="eigenvalues-b", samples=500)]
     tables = {"eigenvalues": rows, "trace": [trace(200, 5.0, 9.0)]}
     answer = report(tmp_path, tables)
-    assert answer.rows[0]["lambda_max"] == 1.0
-    assert "Each run's first of eigenvalues-a, eigenvalues-b is shown" in notes(answer)
+    assert (answer.rows[0]["lambda_max"], answer.rows[0]["probe"]) == (1.0, "eigenvalues-a, trace")
+    assert "Of eigenvalues-a and eigenvalues-b, at each step the one over the most examples counts" in notes(answer)
     chosen = Spectrum(probe="eigenvalues-b").render(Study.open([tmp_path])).rows[0]
     assert (chosen["lambda_max"], chosen["trace"]) == (2.0, 5.0)
     with pytest.raises(

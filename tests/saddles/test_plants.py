@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -181,10 +182,12 @@ def test_the_noise_along_the_ways_out_is_that_of_batches(share: float) -> None:
         found.append(saddle.directions @ gradient)
     measured = torch.stack(found).std(0)
     if share == 0.5:
-        assert float(predicted.abs().max()) == 0.0
+        assert predicted.silent
         assert float(measured.max()) < 1e-14
     else:
-        assert float((measured / predicted - 1).abs().max()) < 4 / (2 * 2000) ** 0.5
+        deviation = np.sqrt(np.diag(predicted.of_step(0) - predicted.shared))
+        assert np.abs(measured.numpy() / deviation - 1).max() < 4 / (2 * 2000) ** 0.5
+        assert predicted.sizes == (10,) * 20
 
 
 def test_each_trial_begins_at_a_point_of_its_own(tmp_path: Path) -> None:
@@ -206,6 +209,14 @@ def test_a_linear_network_stays_at_each_saddle_as_long_as_saxe_says(tmp_path: Pa
     assert (stayed / table["predicted_steps"]).groupby(table["saddle"]).median().sub(1).abs().max() < 0.03
     assert (stayed - table["predicted_steps"]).abs().max() < 0.1 * stayed.max()
     assert stayed.groupby(table["saddle"]).median().is_monotonic_increasing
+
+
+@pytest.mark.parametrize("schedule", [{"name": "constant", "warmup": 400}, {"name": "cosine", "final": 0.5}], ids=str)
+def test_saxes_times_follow_the_schedule(schedule: dict[str, Any], tmp_path: Path) -> None:
+    table = frame(trained(tmp_path, base=LINEAR, schedule=schedule), "escapes")
+    assert not table["censored"].any()
+    stayed = table["escape_step"] - table["start_step"]
+    assert (stayed / table["predicted_steps"]).groupby(table["saddle"]).median().sub(1).abs().max() < 0.03
 
 
 @pytest.mark.parametrize(("changed", "known"), [({"components": None}, 1), ({"components": 8}, 3)])

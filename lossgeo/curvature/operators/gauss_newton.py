@@ -10,8 +10,6 @@ from lossgeo.curvature.jacobian import Jacobian, Sandwich
 from lossgeo.curvature.local_loss import LocalLoss
 from lossgeo.curvature.operators import Operator
 from lossgeo.curvature.spectral.linear_operator import LinearOperator
-from lossgeo.landscapes.losses.cross_entropy import CrossEntropy
-from lossgeo.landscapes.losses.mse import MSE
 
 
 @final
@@ -29,9 +27,14 @@ class GaussNewton(Operator):
     of_outputs: ClassVar[bool] = True
 
     def at(self, here: LocalLoss) -> LinearOperator:
-        def bend(jacobian: Jacobian, _: int, tangents: torch.Tensor) -> torch.Tensor:
-            bent: torch.Tensor = here.loss.hvp(jacobian.outputs.detach(), jacobian.piece.targets, tangents)
-            return jacobian.share * bent
+        return here.penalized(around_outputs(here))
 
-        convex = isinstance(here.loss, CrossEntropy | MSE)  # of another loss nothing is known
-        return Sandwich(here, bend).operator(semidefinite=convex)
+
+def around_outputs(here: LocalLoss) -> LinearOperator:
+    """J' B J alone, without weight decay, which is in no output."""
+
+    def bend(jacobian: Jacobian, _: int, tangents: torch.Tensor) -> torch.Tensor:
+        bent: torch.Tensor = here.loss.hvp(jacobian.outputs.detach(), jacobian.piece.targets, tangents)
+        return jacobian.share * bent
+
+    return Sandwich(here, bend).operator(semidefinite=here.loss.convex)

@@ -40,8 +40,10 @@ class Hessian(Operator):
         def contributions(vectors: torch.Tensor) -> Contributions:
             return _contributions(here.first(ENOUGH), vectors, here.examples.size)
 
-        return LinearOperator(
-            here.size, matvec, here.dtype, here.device, contributions, room=graphs.room, note=graphs.note
+        return here.penalized(
+            LinearOperator(
+                here.size, matvec, here.dtype, here.device, contributions, room=graphs.room, note=graphs.note
+            )
         )
 
 

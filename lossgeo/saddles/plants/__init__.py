@@ -17,6 +17,7 @@ from lossgeo.landscapes.critical_point import CriticalPoint
 from lossgeo.landscapes.datasets import Data
 from lossgeo.landscapes.losses import Loss
 from lossgeo.landscapes.models import Model
+from lossgeo.optimizers.schedules import Rates
 
 
 class Plant(Component):
@@ -32,9 +33,9 @@ class Plant(Component):
             UsageError: the construction does not fit the model, the data or the loss.
         """
 
-    def leaving(self, model: Model, data: Data, theta: torch.Tensor, lr: float, drop: float) -> torch.Tensor | None:
+    def leaving(self, model: Model, data: Data, theta: torch.Tensor, rates: Rates, drop: float) -> torch.Tensor | None:
         """When gradient descent from theta (R, P) is below each of the S points' loss by `drop`, in steps, (R, S).
 
-        None where theory says nothing beyond the spectrum at a point.
+        Infinite where it never is. None where theory says nothing beyond the spectrum at a point.
         """
         return None
