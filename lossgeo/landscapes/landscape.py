@@ -85,13 +85,13 @@ class Landscape:
         self.known = known or Knowledge()
         self.flat = FlatModule(self.module, self.device)
         self.size = sum(self.flat.sizes)
+        learns = [torch.full((p.numel(),), p.requires_grad) for p in self.flat.parameters]
+        frozen = (~torch.cat(learns)).nonzero()[:, 0].to(device)
+        self.frozen = frozen if len(frozen) else None  # (F,) coordinates of theta that no step may move
         # (P,): gamma, 0 where a parameter is frozen; None: there is no decay
         self.decay = None
         if decay:
-            learns = [
-                torch.full((p.numel(),), decay * p.requires_grad, dtype=torch.float64) for p in self.flat.parameters
-            ]
-            self.decay = torch.cat(learns).to(device)
+            self.decay = decay * torch.cat(learns).to(device, torch.float64)
         self.chunk = chunk or (CHUNK_CONVOLUTION if self.flat.convolves else CHUNK)
         self._start = torch.cat([p.detach().reshape(-1) for p in self.flat.parameters])
         self._gradient = torch.zeros_like(self._start)

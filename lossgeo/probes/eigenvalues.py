@@ -132,6 +132,7 @@ class Eigenvalues(CurvatureProbe):
         self, sample: Sample, ends: Ends, rows: dict[str, list[Row]], memory: Memory, generator: torch.Generator
     ) -> tuple[Memory, float]:
         """Put `low` and `high` into the rows; where the halves may start from next time, and the relative width."""
+        complete = self.brackets > 1 and self._complete(sample)
         halves = {f"half{number}": sample.part(number, 2) for number in range(2)}
         tolerance = max(self.tolerance, HALVES_TOLERANCE)
         wanted = (min(self.top, self.brackets), min(self.bottom, self.brackets))  # no more is compared
@@ -145,7 +146,7 @@ class Eigenvalues(CurvatureProbe):
                 tolerance,
                 half.room,
                 None,
-                max(wanted) > 1 and self._complete(sample),
+                complete,
             )
             for name, half in halves.items()
         }

@@ -45,18 +45,8 @@ class Trace(CurvatureProbe):
         Column("value", "float", "unit", "estimate of the trace"),
         Column("stderr", "float", "unit", "standard error over the random vectors"),
         Column("data_stderr", "float", "unit", "standard error over examples; null: these are all"),
-        Column(
-            "low",
-            "float",
-            "unit",
-            "lower end of the 95% interval, over vectors, examples and draws",
-        ),
-        Column(
-            "high",
-            "float",
-            "unit",
-            "upper end of the 95% interval, over vectors, examples and draws",
-        ),
+        Column("low", "float", "unit", "lower end of the 95% interval, over vectors, examples and draws"),
+        Column("high", "float", "unit", "upper end of the 95% interval, over vectors, examples and draws"),
         Column("converged", "bool", "", "whether the standard error met the tolerance"),
         Column("squares", "float", "unit^2", "estimate of the trace of A^2, the squared Frobenius norm"),
         Column("squares_stderr", "float", "unit^2", "its standard error over the random vectors"),
@@ -122,9 +112,10 @@ class Trace(CurvatureProbe):
             return float(operator.sampling(units, torch.ones(1, operator.size))[0])
         signs = torch.randint(0, 2, (OVER_EXAMPLES, operator.size), generator=generator)
         signs = (2 * signs - 1).to(operator.device, operator.dtype)
-        mean = torch.full((1, OVER_EXAMPLES), 1 / OVER_EXAMPLES)
-        of_mean = float(operator.sampling(signs, mean)[0]) ** 2
-        each = float(operator.sampling(signs).square().mean())
+        # the mean of the forms, and each of them
+        sums = torch.cat([torch.full((1, OVER_EXAMPLES), 1 / OVER_EXAMPLES), torch.eye(OVER_EXAMPLES)])
+        of_mean, *of_each = operator.sampling(signs, sums).square().tolist()
+        each = sum(of_each) / OVER_EXAMPLES
         return math.sqrt(max(0.0, (OVER_EXAMPLES * of_mean - each) / (OVER_EXAMPLES - 1)))
 
 
