@@ -41,7 +41,8 @@ def law(x: ArrayLike, times: Sequence[np.ndarray]) -> Law | None:
 
     The fit is to mean times, by least squares. Fewer trials than a mean needs, at any setting, leave numbers without
     intervals; trials that all take the same time leave the rounding to whole steps. An end that lies beyond the
-    exponents that are looked for is unknown.
+    exponents that are looked for is unknown; and the slope has an interval where no other whole exponent would do,
+    since that of another law is another number.
     """
     at = np.asarray(x, dtype=float)
     if len(set(at.tolist())) < 4 or (at <= 0).any() or any(len(t) == 0 for t in times):
@@ -55,7 +56,9 @@ def law(x: ArrayLike, times: Sequence[np.ndarray]) -> Law | None:
         return Law("none", with_ends, Estimate())
     _, slope = _line(at, float(power))
     name = "logarithm" if power == 0 else f"power {power}"
-    return Law(name, with_ends, known.estimate(slope) if known else Estimate(float(slope @ mean)))
+    low, high = with_ends.low, with_ends.high
+    alone = low is not None and high is not None and power - 1 < low and high < power + 1
+    return Law(name, with_ends, known.estimate(slope) if known and alone else Estimate(float(slope @ mean)))
 
 
 def limit(x: ArrayLike, values: Sequence[np.ndarray], exponent: float) -> Estimate:

@@ -138,6 +138,19 @@ def test_trials_that_all_take_the_same_time_leave_its_rounding() -> None:
     assert finer.exponent.high - finer.exponent.low < 0.2 * (found.exponent.high - found.exponent.low)
 
 
+def test_a_slope_has_an_interval_where_its_law_is_the_only_one() -> None:
+    """Three trials a setting leave both the logarithm and a power; three thousand tell them apart."""
+    x, draws = np.geomspace(0.1, 1, 5), np.random.default_rng(1)
+    few, many = (law(x, [200 - 40 * np.log(v) + draws.normal(0, 20, n) for v in x]) for n in (3, 3000))
+    assert few is not None
+    assert many is not None
+    assert None in (few.exponent.low, few.exponent.high) or few.exponent.high - few.exponent.low > 1
+    assert few.slope.value is not None
+    assert few.slope.low is few.slope.high is None
+    assert many.name == "logarithm"
+    assert many.slope.low < -40 < many.slope.high
+
+
 def test_an_exponent_that_the_times_do_not_tell_has_no_end() -> None:
     draws = np.random.default_rng(3)
     found = law([1.0, 2.0, 4.0, 8.0], [draws.normal(100, 30, 4) for _ in range(4)])
