@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import cache
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import torch
 
 from lossgeo.curvature.local_loss import LocalLoss
+from lossgeo.landscapes.rehearsal import graph_nodes, hooked
 from lossgeo.landscapes.task import Examples
 
 G = TypeVar("G")
@@ -73,20 +74,15 @@ def vectors_beside(here: LocalLoss, size: int, held: int) -> int:
 def graph_bytes(outputs: list[torch.Tensor | None]) -> int:
     """Bytes of the distinct tensors that the graph behind `outputs` keeps alive."""
     storages: dict[int, int] = {}
-    waiting: list[Any] = [t.grad_fn for t in outputs if t is not None and t.grad_fn is not None]
-    seen = set(waiting)
-    while waiting:
-        node = waiting.pop()
+    for node in graph_nodes(outputs):
         kind: type = type(node)
         for name in _saved(kind):
-            saved = getattr(node, name, None)
+            # what comes back through a hook is computed anew, or fetched, whenever it is asked for: it is not held
+            saved = None if hooked(node, name) else getattr(node, name, None)
             for tensor in saved if isinstance(saved, list | tuple) else [saved]:
                 if isinstance(tensor, torch.Tensor):
                     storage = tensor.untyped_storage()
                     storages[storage.data_ptr()] = storage.nbytes()
-        following = {parent for parent, _ in node.next_functions if parent is not None} - seen
-        seen |= following
-        waiting += following
     return sum(storages.values())
 
 

@@ -10,6 +10,7 @@ from lossgeo.curvature.jacobian import Jacobian, Sandwich
 from lossgeo.curvature.local_loss import LocalLoss
 from lossgeo.curvature.operators import Operator
 from lossgeo.curvature.spectral.linear_operator import LinearOperator
+from lossgeo.curvature.trust import require_curved_loss, require_jacobian
 
 
 @final
@@ -27,6 +28,9 @@ class GaussNewton(Operator):
     of_outputs: ClassVar[bool] = True
 
     def at(self, here: LocalLoss) -> LinearOperator:
+        require_jacobian(here)
+        require_curved_loss(here)
+
         def bend(jacobian: Jacobian, _: int, tangents: torch.Tensor) -> torch.Tensor:
             bent: torch.Tensor = here.loss.hvp(jacobian.outputs.detach(), jacobian.piece.targets, tangents)
             return jacobian.share * bent

@@ -10,6 +10,7 @@ from lossgeo.curvature.graphs import Graphs
 from lossgeo.curvature.local_loss import LocalLoss, Pieces
 from lossgeo.curvature.operators import Operator
 from lossgeo.curvature.spectral.linear_operator import Contributions, LinearOperator
+from lossgeo.curvature.trust import require_hessian
 from lossgeo.landscapes.landscape import total
 from lossgeo.landscapes.task import Examples
 
@@ -31,6 +32,7 @@ class Hessian(Operator):
             loss = share * here.loss.mean(here.outputs(piece.inputs), piece.targets)
             return here.derivatives((loss,), graph=True)
 
+        require_hessian(here)
         graphs = Graphs(here, gradient, list)
 
         def matvec(vector: torch.Tensor) -> torch.Tensor:
@@ -41,7 +43,13 @@ class Hessian(Operator):
             return _contributions(here.first(ENOUGH), vectors, here.examples.size)
 
         return LinearOperator(
-            here.size, matvec, here.dtype, here.device, contributions, room=graphs.room, note=graphs.note
+            here.size,
+            matvec,
+            here.dtype,
+            here.device,
+            contributions if here.independent else None,
+            room=graphs.room,
+            note=graphs.note,
         )
 
 
@@ -63,7 +71,7 @@ def _contributions(here: LocalLoss, vectors: torch.Tensor, examples: int) -> Con
             product = here.derivatives(gradient, v, keep=True, graph=True)
             form = sum(((p * u).sum() for p, u in zip(product, v, strict=True) if p is not None), w.new_zeros(()))
             if form.requires_grad:
-                (row,) = torch.autograd.grad(form, w, retain_graph=True, allow_unused=True)
+                (row,) = here.derivatives((form,), keep=True, by=(w,))
                 rows.append(w.new_zeros(len(w)) if row is None else row)
             else:
                 rows.append(w.new_zeros(len(w)))
