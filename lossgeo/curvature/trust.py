@@ -32,6 +32,7 @@ STEPS = (1e-6, 1e-7, 1e-8)  # relative to the size of each parameter; rounding l
 RIGHT = 1e-6  # of a product, up to which a difference agrees with it
 ROUNDING = 1e-8  # of a gradient, over a step of 1e-6 and some tens of roundings
 STEADY = 0.1  # of the mismatch, up to which two differences are the same
+VECTORS = 12  # that the checks hold at once
 ADJOINT = 1e-8  # of |u| |J v|: sums in another order
 ASYMMETRY = 1e-3  # the same of a product in float32, and of layers that compute in float32 whatever they are given
 
@@ -87,12 +88,20 @@ def _held(here: LocalLoss, is_wrong: Callable[[LocalLoss, int], bool | None]) ->
     """1.0 where nothing is wrong; NaN where it cannot be told, as where the loss is not finite."""
     theta = here.theta
     sizes = here.landscape.flat.sizes
+    # differences hold a dozen vectors
+    affordable = VECTORS * 8 * here.theta.numel() <= here.memory
     try:
-        for precision in (torch.float64, here.dtype):
+        for precision in (torch.float64, here.dtype) if affordable else (here.dtype,):
             tried = here.at_few(handful(here.examples), near(theta, sizes, precision))
             try:
                 wrong = is_wrong(tried, 0)
-            except CANNOT:
+            except CANNOT as error:
+                if "deriv" in str(error) or "differentia" in str(error):
+                    found = culprit(tried) or "some layer"
+                    raise ValueError(
+                        f"autograd has no second derivative of {found} ({str(error).partition(chr(10))[0][:120]}): use "
+                        "`operator: finite_difference`, or write the layer in other operations"
+                    ) from error
                 if precision == here.dtype:
                     return math.nan  # the measurement itself will say what it is
                 continue
@@ -102,7 +111,13 @@ def _held(here: LocalLoss, is_wrong: Callable[[LocalLoss, int], bool | None]) ->
             if wrong is None:
                 return math.nan
             if wrong and is_wrong(tried, 1):
-                raise ValueError(_refusal(tried))
+                found = culprit(tried) or "no layer shows it on its own"
+                raise ValueError(
+                    f"autograd's second derivative is not that of the gradient, by differences: {found}; a custom "
+                    "function that is differentiable once, keeps an intermediate on ctx or detaches a value does this: "
+                    "write its backward in differentiable operations on ctx.saved_tensors, or use `operator: "
+                    "finite_difference`"
+                )
             return 1.0
     finally:
         here.landscape.flat.go_to(theta)
@@ -253,15 +268,6 @@ def _dot(a: Tensors, b: Tensors) -> float:
 
 
 # --- naming ----------------------------------------------------------------------------------------------------------
-
-
-def _refusal(here: LocalLoss) -> str:
-    found = culprit(here) or "no layer does it on its own"
-    return (
-        f"autograd's second derivative is not the derivative of the gradient, by differences of it: {found}; a custom "
-        "function that is differentiable once, keeps an intermediate on ctx or detaches a value does this: write its "
-        "backward in differentiable operations on ctx.saved_tensors, or use `operator: finite_difference`"
-    )
 
 
 def culprit(here: LocalLoss) -> str | None:

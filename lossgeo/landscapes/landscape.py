@@ -91,6 +91,7 @@ class Landscape:
         self._one = (torch.ones((), dtype=dtype, device=device),)
         self._check()
         self.side_effects = self.flat.rehearse(self.train.inputs[:2].clone())
+        self.flat.go_to(self.start())
         self.backward = rehearsed(self.flat, loss, handful(self.train))
         self.together = Together(False, False) if formula else together(self.flat, loss, handful(self.train), dtype)
         self._answers: dict[tuple[object, ...], float | ValueError] = {}
@@ -100,7 +101,8 @@ class Landscape:
         """The gradient at many points at once.
 
         Raises:
-            UsageError: a layer draws random numbers or keeps statistics while it trains, so that trials would mix.
+            UsageError: a layer draws random numbers or keeps statistics while it trains, so that trials would mix; or
+                the gradient of many trials at once is not that of each.
         """
         instead = "sweep over `seed` in place of `replicas`"
         if self.side_effects.rng:
@@ -108,7 +110,22 @@ class Landscape:
         if self.side_effects.buffers:
             buffer = self.side_effects.buffers[0]
             raise UsageError(f"the model changes buffer {buffer!r} while it trains, as a batch norm does; {instead}")
-        return Vectorized.of(self.module, self.loss, self.formula, self.train.size, self.together.losses)
+        made = Vectorized.of(self.module, self.loss, self.formula, self.train.size, self.together.losses)
+        if self.formula is None:
+            self._require_vectorizes(made, instead)
+        return made
+
+    def _require_vectorizes(self, made: Vectorized, instead: str) -> None:
+        batch, theta = handful(self.train), self._start.clone()
+        try:
+            _, found = made.gradient(theta.expand(2, -1), Examples(*(t.expand(2, *t.shape) for t in batch)))
+        except RuntimeError as error:
+            reason = str(error).strip().partition(". ")[0].partition("\n")[0]
+            raise UsageError(f"the model's gradient cannot be vectorized over trials ({reason}); {instead}") from error
+        wanted = self.gradient(theta, batch)[1]
+        apart = float(torch.linalg.vector_norm(found[1] - wanted))
+        if apart > torch.finfo(self.dtype).eps ** 0.5 * float(torch.linalg.vector_norm(wanted)):
+            raise UsageError(f"vectorized over trials the model has another gradient than by itself; {instead}")
 
     @property
     def has_outputs(self) -> bool:

@@ -62,11 +62,11 @@ def require_plain(module: nn.Module) -> None:
     for name, tensor in tensors:
         if is_lazy(tensor):
             raise UsageError(
-                f"parameter {name!r} is not initialized yet: give lazy layers their sizes, or pass one input through "
+                f"{name!r} is not initialized yet: give lazy layers their sizes, or pass one input through "
                 "the model before `build` returns it"
             )
         if tensor.is_meta:
-            raise UsageError(f"parameter {name!r} is on the meta device and has no values: build the model on the cpu")
+            raise UsageError(f"{name!r} is on the meta device and has no values: build the model on the cpu")
     parameters = list(module.named_parameters())
     for name, parameter in parameters:
         kind = str(parameter.dtype).removeprefix("torch.")

@@ -50,15 +50,11 @@ def rehearsed(flat: FlatModule, loss: Loss, examples: Examples) -> Backward:
     Raises:
         UsageError: the model or the loss changes its data or the parameters, or has no gradient that fits into theta.
     """
-    nodes = set(_gradient(flat, loss, examples, training=True)) | set(_gradient(flat, loss, examples, training=False))
-    return Backward(
-        recomputes=any(_runs_python(node) for node in nodes),
-        weight_norm=any(type(node).__name__.startswith("WeightNorm") for node in nodes),
-    )
+    modes = [_gradient(flat, loss, examples, training) for training in (True, False)]
+    return Backward(*(any(either) for either in zip(*modes, strict=True)))
 
 
-def _gradient(flat: FlatModule, loss: Loss, examples: Examples, training: bool) -> Iterator[Any]:
-    """The nodes of a gradient's graph, once the gradient has been tried."""
+def _gradient(flat: FlatModule, loss: Loss, examples: Examples, training: bool) -> Backward:
     theta = flat.theta()
     given = Examples(*(t.clone() for t in examples))
     versions = [t._version for t in given]
@@ -68,6 +64,10 @@ def _gradient(flat: FlatModule, loss: Loss, examples: Examples, training: bool) 
         with flat.buffers_kept(), flat.seeded(0), torch.enable_grad():
             value = loss.mean(flat.module(given.inputs), given.targets)
             nodes = list(graph_nodes([value]))
+            backward = Backward(
+                recomputes=any(_runs_python(node) for node in nodes),
+                weight_norm=any(type(node).__name__.startswith("WeightNorm") for node in nodes),
+            )
             pieces = torch.autograd.grad(value, flat.learning, allow_unused=True) if value.requires_grad else ()
     except RuntimeError as error:
         if "use_reentrant" not in str(error):
@@ -79,6 +79,13 @@ def _gradient(flat: FlatModule, loss: Loss, examples: Examples, training: bool) 
     finally:
         for module, mode in modes:
             module.training = mode
+    own = {id(p) for p in flat.parameters}
+    strangers = [node.variable for node in nodes if hasattr(node, "variable") and id(node.variable) not in own]
+    if strangers:
+        raise UsageError(
+            f"a tensor of shape {tuple(strangers[0].shape)} that requires a gradient is no parameter of the model, so "
+            "that it would never be trained: make it an nn.Parameter of a module, or call requires_grad_(False)"
+        )
     for what, before, after, version in zip(("inputs", "targets"), examples, given, versions, strict=True):
         if after._version != version or not _equal(before, after):
             raise UsageError(
@@ -98,7 +105,7 @@ def _gradient(flat: FlatModule, loss: Loss, examples: Examples, training: bool) 
         if piece is not None and piece.layout != torch.strided:
             name = next(n for n, p in flat.module.named_parameters() if p is parameter)
             raise UsageError(f"the gradient of parameter {name!r} is sparse, and theta is dense: leave sparse=True out")
-    return iter(nodes)
+    return backward
 
 
 def _equal(a: torch.Tensor, b: torch.Tensor) -> bool:

@@ -39,6 +39,7 @@ class LinearOperator:
     size, dtype, device  P, and those of the vectors it takes and returns
     contributions        for vectors (K, P), what each example adds to every v'Av; None where A is no mean over examples
     sampling             for vectors (K, P), the standard error (K,) of v'Av from A's own random draws; None: has none
+    error                of a product, over the operator's norm, beside what rounding makes of it; for approximate ones
     room                 how many vectors (P,) may be held at once beside what A itself holds; None: no limit is set
     note                 how the products are made, for the record
     """
@@ -53,6 +54,7 @@ class LinearOperator:
         sampling: Callable[[torch.Tensor], torch.Tensor] | None = None,
         room: int | None = None,
         note: str = "",
+        error: float = 0.0,
     ) -> None:
         self.size = size
         self.dtype = dtype
@@ -61,6 +63,7 @@ class LinearOperator:
         self.sampling = sampling
         self.room = room
         self.note = note
+        self.error = error
         self.products = 0
         self.seconds = 0.0
         self._matvec = matvec
