@@ -23,7 +23,7 @@ from sklearn.datasets import load_digits
 from torch.nn import functional
 
 from lossgeo.curvature.spectral.krylov import Krylov, direction
-from lossgeo.curvature.spectral.lanczos import FLOOR, Eigenpairs, Ends, lanczos, warm_start
+from lossgeo.curvature.spectral.lanczos import Eigenpairs, Ends, lanczos, warm_start
 from lossgeo.curvature.spectral.linear_operator import LinearOperator
 
 SEED = 900

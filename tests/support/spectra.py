@@ -49,4 +49,6 @@ def largest(a: torch.Tensor, count: int, residual: float = 0.0, dtype: torch.dty
         chosen, _ = torch.linalg.qr(chosen + angle * noise / others.shape[1] ** 0.5)
     values, turn = torch.linalg.eigh(chosen.T @ a.double() @ chosen)
     found = (chosen @ turn).flip(1).T.contiguous()
-    return SimpleNamespace(values=values.flip(0).numpy(), vectors=found.to(dtype or a.dtype))
+    values = values.flip(0)
+    residuals = torch.linalg.vector_norm(found @ a.double() - values[:, None] * found, dim=1)
+    return SimpleNamespace(values=values.numpy(), residuals=residuals.numpy(), vectors=found.to(dtype or a.dtype))

@@ -7,6 +7,8 @@ whether it did.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import scipy.linalg
 import torch
@@ -22,7 +24,9 @@ class Krylov:
 
     `basis` (M, P) is V, `alpha` (M,) the diagonal of T, `beta` (M,) the couplings below it: beta[j] belongs to rows j
     and j + 1, and the last one to the vector that would come next; 0 where the space is invariant and nothing would.
-    With `known` (K, P), orthonormal rows, everything happens in their orthogonal complement.
+    `asymmetry` (M,): the norm of what a product had along rows that a symmetric map does not couple it to. Rounding, as
+    it is in this operator at this point, and whatever else makes the map unsymmetric; for an exact one it is 0. With
+    `known` (K, P), orthonormal rows, everything happens in their orthogonal complement.
 
     Full reorthogonalization, because without it converged directions come back as copies of themselves.
     Cost: one product and a pass over the basis a step; M + K vectors of memory, and for a moment twice as
@@ -38,6 +42,7 @@ class Krylov:
         self.known = start.new_empty(0, operator.size) if known is None else known
         self.alpha: list[float] = []
         self.beta: list[float] = []
+        self.asymmetry: list[float] = []
         self.released = False
         self._rows = start.new_empty(0, operator.size)
         self._next = outside(start, self.known)
@@ -72,9 +77,11 @@ class Krylov:
         self._rows[rows - 1] = self._next
         norm = max(map(abs, [*self.alpha, *self.beta]), default=0.0)
         before = self.beta[-1] if self.beta else None
-        alpha, beta, self._next = step(self.operator, self._rows[:rows], self.known, norm, before)
-        self.alpha.append(alpha)
-        self.beta.append(beta)
+        taken = step(self.operator, self._rows[:rows], self.known, norm, before)
+        self._next = taken.following
+        self.alpha.append(taken.alpha)
+        self.beta.append(taken.beta)
+        self.asymmetry.append(taken.crossed(slice(None)))
 
     def ritz(self, steps: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Eigenvalues (M,), ascending, and eigenvectors (M, M), columns, of T after `steps` steps, in float64."""
@@ -106,16 +113,29 @@ class Krylov:
             raise ValueError("a restart has taken this Krylov space's basis; build another one from its start vector")
 
 
+class Step(NamedTuple):
+    """What one product with the last row adds."""
+
+    alpha: float  # its part along that row
+    beta: float  # the norm of what is outside all rows
+    following: torch.Tensor  # the unit vector of that
+    couplings: torch.Tensor  # (M,) with all rows, beside alpha and the one to the row before
+
+    def crossed(self, rows: slice) -> float:
+        """The norm of the couplings with some of the rows."""
+        return float(torch.linalg.vector_norm(self.couplings[rows]))
+
+
 def step(
     operator: LinearOperator, rows: torch.Tensor, known: torch.Tensor, norm: float, before: float | None
-) -> tuple[float, float, torch.Tensor]:
-    """The product with the last row: its part along that row, the norm of what is outside all rows, the unit vector.
+) -> Step:
+    """The product with the last row, taken apart.
 
     `before` is the coupling of the last row to the one before, where it has one to no other. What the product has
     along these two is taken out first: the pass over all rows then finds only rounding, and need not be repeated.
 
-    The norm is 0 where it is no more than the rounding of a product with an operator of `norm` or more, or where
-    nothing is outside.
+    beta is 0 where it is no more than the rounding of a product with an operator of `norm` or more, or where nothing is
+    outside.
 
     Raises:
         ArithmeticError: the operator returned a non-finite vector.
@@ -125,14 +145,15 @@ def step(
     rest = image - alpha * rows[-1]
     if before is not None:
         rest.add_(rows[-2], alpha=-before)
-    rest = orthogonal(orthogonal(rest, rows), known)
+    rest, couplings = parted(rest, rows)
+    rest = orthogonal(rest, known)
     beta = float(torch.linalg.vector_norm(rest))
     if not np.isfinite(alpha + beta):
         raise ArithmeticError("a product with the operator is not finite")
     negligible = 10 * torch.finfo(operator.dtype).eps * max(norm, abs(alpha))
     if beta <= negligible or len(rows) + len(known) >= operator.size:
-        return alpha, 0.0, rest
-    return alpha, beta, rest / beta
+        return Step(alpha, 0.0, rest, couplings)
+    return Step(alpha, beta, rest / beta, couplings)
 
 
 def reserved(rows: torch.Tensor, count: int) -> torch.Tensor:
@@ -153,13 +174,17 @@ def dot(a: torch.Tensor, b: torch.Tensor) -> float:
 
 def orthogonal(vector: torch.Tensor, basis: torch.Tensor) -> torch.Tensor:
     """The part of a vector orthogonal to the rows of the basis, by classical Gram-Schmidt, twice where needed."""
-    if not len(basis):
-        return vector
+    return parted(vector, basis)[0] if len(basis) else vector
+
+
+def parted(vector: torch.Tensor, basis: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The part orthogonal to the rows of the basis, and what the vector had along them, (M,)."""
     before = float(torch.linalg.vector_norm(vector))
-    vector = torch.addmv(vector, basis.T, basis @ vector, alpha=-1)
+    along = basis @ vector
+    vector = torch.addmv(vector, basis.T, along, alpha=-1)
     if float(torch.linalg.vector_norm(vector)) < SECOND_PASS * before:
         vector = torch.addmv(vector, basis.T, basis @ vector, alpha=-1)
-    return vector
+    return vector, along
 
 
 def outside(vector: torch.Tensor, basis: torch.Tensor) -> torch.Tensor:

@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import torch
 
+GRAIN = 16.0  # eps in the rounding of a product, at the least
+
 
 class Contributions(NamedTuple):
     """What each of M examples adds to quadratic forms v'Av of an operator that is a weighted mean over N of them.
@@ -39,6 +41,7 @@ class LinearOperator:
     size, dtype, device  P, and those of the vectors it takes and returns
     contributions        for vectors (K, P), what each example adds to every v'Av; None where A is no mean over examples
     sampling             for vectors (K, P), the standard error (K,) of v'Av from A's own random draws; None: has none
+    semidefinite         no eigenvalue is negative
     error                of a product, over the operator's norm, beside what rounding makes of it; for approximate ones
     room                 how many vectors (P,) may be held at once beside what A itself holds; None: no limit is set
     note                 how the products are made, for the record
@@ -54,6 +57,7 @@ class LinearOperator:
         sampling: Callable[[torch.Tensor], torch.Tensor] | None = None,
         room: int | None = None,
         note: str = "",
+        semidefinite: bool = False,
         error: float = 0.0,
     ) -> None:
         self.size = size
@@ -63,10 +67,20 @@ class LinearOperator:
         self.sampling = sampling
         self.room = room
         self.note = note
+        self.semidefinite = semidefinite
         self.error = error
         self.products = 0
         self.seconds = 0.0
         self._matvec = matvec
+
+    def rounding(self, size: float) -> float:
+        """What a product of that size, at the most, may be off by without showing it by an asymmetry.
+
+        Of float32 products with unit vectors, on Hessians, Gauss-Newton matrices and covariances of 16 digits networks
+        after 0 to 4,000 steps, the error was 0.7 to 10 eps of the norm where the loss was above 1e-2. Below, softmax and
+        target cancel, and it grew to 200 eps; there it was 1.5 to 6 times the largest asymmetry among 30 steps.
+        """
+        return (GRAIN * torch.finfo(self.dtype).eps + self.error) * size
 
     def dense(self) -> torch.Tensor:
         """The matrix (P, P), as symmetric as a matrix of floating-point numbers is; costs P products."""

@@ -33,6 +33,7 @@ from lossgeo.curvature.spectral.lanczos import Eigenpairs
 from lossgeo.curvature.spectral.linear_operator import LinearOperator
 from lossgeo.curvature.spectral.trace import interval
 
+MIXED = 3.0  # residuals of a known pair within which another eigenvector may be mixed into it, by a third or more
 DEPENDENT = 1e-3  # a squared length: what is left of a unit vector, when most of it was known, and no longer to be used
 
 
@@ -123,8 +124,14 @@ def density(
     cut to `steps`, it serves as the first vector's, with what is `known` taken out of it. One that a restart has
     released does not serve.
 
-    Cost: `steps` products a vector, less those of `first`; K + `steps` vectors of memory. Full reorthogonalization,
-    which costs a tenth of the products where these are expensive, keeps one node for one eigenvalue.
+    Nor does one whose start vector chose the known pairs. Of a multiple eigenvalue, or of two that have not parted, the
+    space holds the start vector's own component alone, and nothing of it is left in what remains: ten copies of 30 came
+    out as one. The other vectors tell: where one of them has a node that is not parted from a known value, or beyond
+    the last of them, or where there is no other vector, the first is drawn afresh.
+
+    Cost: `steps` products a vector, less those of `first` where it serves; K + `steps` vectors of memory. Full
+    reorthogonalization, which costs a tenth of the products where these are expensive, keeps one node for one
+    eigenvalue.
     Source: Golub & Meurant 2010, chapter 6; Ubaru, Chen & Saad 2017, Algorithm 1; Ghorbani, Krishnan & Xiao 2019.
 
     Raises:
@@ -134,16 +141,21 @@ def density(
     values = np.empty(0) if known is None else known.values
     rows = None if known is None else known.vectors.to(operator.device, operator.dtype)
     unknown = operator.size - len(values)
-    nodes: list[np.ndarray] = []
-    weights: list[np.ndarray] = []
-    for _ in range(vectors):
-        x = w = np.empty(0)
-        if unknown > 0:
-            carried = None if first is None else _carried_on(first, steps, values, rows)
-            first = None
-            x, w = carried or _quadrature(_extended(Krylov(operator, direction(operator, generator), rows), steps))
-        nodes.append(np.concatenate([values, x]))
-        weights.append(np.concatenate([np.ones(len(values)), unknown * w]) / operator.size)
+    if unknown == 0:
+        found = [(np.empty(0), np.empty(0))] * vectors
+    else:
+
+        def fresh() -> Krylov:
+            return _extended(Krylov(operator, direction(operator, generator), rows), steps)
+
+        spaces = [fresh() for _ in range(vectors if first is None else vectors - 1)]
+        found = [_quadrature(space) for space in spaces]
+        if first is not None:
+            serves = not len(values) or (bool(spaces) and all(_parted(space, known) for space in spaces))
+            carried = _carried_on(first, steps, values, rows) if serves else None
+            found.insert(0, carried or _quadrature(fresh()))
+    nodes = [np.concatenate([values, x]) for x, _ in found]
+    weights = [np.concatenate([np.ones(len(values)), unknown * w]) / operator.size for _, w in found]
     order = [np.argsort(of_vector, kind="stable") for of_vector in nodes]
     return Quadrature(
         vector=np.repeat(np.arange(vectors), [len(of_vector) for of_vector in nodes]),
@@ -153,6 +165,20 @@ def density(
         size=operator.size,
         products=operator.products - before,
     )
+
+
+def _parted(space: Krylov, known: Eigenpairs | None) -> bool:
+    """Whether a space orthogonal to the known pairs shows that none of them is one of several.
+
+    No node of it is beyond the last of them or as near to one of them as their residuals.
+    """
+    assert known is not None
+    nodes, columns = space.ritz()
+    residuals = space.beta[-1] * np.abs(columns[-1])
+    apart = np.abs(known.values[:, None] - nodes)
+    near = apart <= MIXED * known.residuals[:, None] + residuals
+    beyond = nodes + residuals >= known.values.min()
+    return not bool(near.any() or beyond.any())
 
 
 def _quadrature(space: Krylov, steps: int | None = None) -> tuple[np.ndarray, np.ndarray]:

@@ -39,7 +39,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -53,7 +53,8 @@ from lossgeo.curvature.spectral.xtrace import leave_one_out, new_direction
 
 Method = Literal["auto", "hutchinson", "hutch_plus_plus", "xtrace", "deflated"]
 
-FEWEST = 4  # vectors before an error is believed: that of two is zero in half of all cases where one B_ij dominates
+FEWEST = 6  # vectors before an error is believed: where one B_ij dominates, that of n is zero in 2^(1 - n) of all cases
+CHEAP = 64  # dimensions for each of which a product is taken without asking whether fewer would do
 ENOUGH = 12  # products from which half of them are better spent on a Krylov space
 STEPS = 20  # of that space at the most: best at 60 products on two digits networks, within 6% of the best at 120
 
@@ -63,14 +64,15 @@ class TraceEstimate:
     """tr A with its standard error and 95% interval, and ||A||_F^2 = tr A^2, which the same products give."""
 
     value: float
-    stderr: float  # infinite from a single vector
+    stderr: float  # over random vectors; infinite from a single one
     low: float
     high: float
     squares: float
     squares_stderr: float  # over vectors
     products: int
     converged: bool  # stderr <= tolerance * |value|
-    method: str  # the one that was used
+    method: str  # the one that was used; exact: a product for every dimension that was not known
+    asymmetry: float  # the largest |x'Ay - y'Ax| / (|x| |y|) that was seen; rounding, for a symmetric map
 
 
 @dataclass(frozen=True)
@@ -99,8 +101,10 @@ def trace(
     hutch_plus_plus  the same with Q from A times a third of the vectors, at twice the price in products for each row
     xtrace           Q from A times all vectors but one, sampled on that one; the mean over which
     auto             deflated where eigenpairs are known or from `ENOUGH` products on, else hutchinson
+    exact            whichever is asked for, where there are products enough for an orthonormal vector in each dimension
+                     that is not known, and sampling would take as many; no error but rounding
 
-    `known` serves deflated and auto alone. Vectors held: K known, or 20, or a third of the products, or for xtrace 1.5
+    Intervals hold the rounding of products too. `known` serves deflated and auto alone. Vectors held: K known, or 20, or a third of the products, or for xtrace 1.5
     times them; less where `operator.room` is less.
 
     Source: Hutchinson 1990; Avron & Toledo 2011, lemma 9 (the variance); Chen & Hallman 2023, "Krylov-aware stochastic
@@ -116,9 +120,11 @@ def trace(
         method = "deflated" if known is not None or vectors >= ENOUGH else "hutchinson"
     if vectors < (least := 4 if method == "xtrace" else 1):
         raise ValueError(f"{method} needs {least} products, not {vectors}")
+    room = vectors if operator.room is None else operator.room
+    if operator.size <= min(CHEAP, vectors, room):
+        return _exact(operator, _nothing(operator))
     if method == "xtrace":
         return _xtrace(operator, vectors, tolerance, generator)
-    room = vectors if operator.room is None else operator.room
     if method == "hutch_plus_plus":
         inside = _sketch(operator, min(vectors // 3, (vectors - 2) // 2, room), generator)
     elif method == "hutchinson":
@@ -126,20 +132,23 @@ def trace(
     elif known is not None:
         inside = _eigenvectors(operator, known)
     else:
-        steps = operator.size if operator.size <= vectors else min(vectors // 2, vectors - 2)
-        inside = _krylov(operator, min(steps, STEPS, room), generator)
-    return _sampled(operator, inside, method, vectors, tolerance, generator)
+        inside = _krylov(operator, min(vectors // 2, vectors - 2, STEPS, room), generator)
+    if operator.size - len(inside.basis) <= min(CHEAP, vectors - inside.products, room):
+        return _exact(operator, inside)
+    return _sampled(operator, inside, method, vectors, room, tolerance, generator)
 
 
 def interval(value: float, stderr: float, spreads: Sequence[float] | np.ndarray) -> tuple[float, float]:
     """value +- t stderr at 95%, where stderr^2 is proportional to the mean of n `spreads`, themselves estimates.
 
     Satterthwaite's degrees of freedom, 2 mean^2 / Var mean, and no fewer than n - 1. For one dominant eigenvalue they
-    come to n, for a flat spectrum to so many that t is 1.96.
+    come to n, for a flat spectrum to so many that t is 1.96. One vector gives none: how wrong its spread is, it cannot say.
     """
     n = len(spreads)
-    if n < 2 or stderr == 0.0:
-        return value - stderr, value + stderr
+    if stderr == 0.0:
+        return value, value
+    if n < 2:
+        return -math.inf, math.inf
     variance = float(np.var(spreads, ddof=1)) / n
     freedom = max(n - 1.0, 2 * float(np.mean(spreads)) ** 2 / max(variance, 1e-300))
     half = float(stdtrit(freedom, 0.975)) * stderr
@@ -154,6 +163,7 @@ def _sampled(
     inside: Inside,
     method: str,
     vectors: int,
+    room: int,
     tolerance: float,
     generator: torch.Generator,
 ) -> TraceEstimate:
@@ -168,9 +178,12 @@ def _sampled(
     spreads: list[float] = []  # ||Bz||^2, whose mean is ||B||_F^2
     squares: list[float] = []
     value, stderr = inside.trace, 0.0
+    seen = _Symmetry()
     while len(q) < operator.size and inside.products + len(spreads) < vectors:
         z = _signs(operator, generator)
-        image = operator @ orthogonal(z, q)
+        inner = orthogonal(z, q)
+        image = operator @ inner
+        seen.add(inner, image)
         rest = orthogonal(image, q)
         components = z * rest
         total += float(components.sum())
@@ -184,13 +197,67 @@ def _sampled(
         mean += step / n
         deviation += dot(step, components - mean)
         value = inside.trace + total / n
-        stderr = math.sqrt(2 * deviation / (n - 1) / n) if n > 1 else math.inf
-        if n >= FEWEST and stderr <= tolerance * abs(value):
-            break
-    low, high = interval(value, stderr, spreads)
+        variance = 2 * deviation / (n - 1) if n > 1 else math.inf
+        if n < FEWEST:  # equal components may be a diagonal, or chance; then its variance on the sphere is taken
+            variance = max(variance, 2 * (float(np.mean(spreads)) - (total / n) ** 2 / (operator.size - len(q))))
+        stderr = math.sqrt(variance / n)
+        if n >= FEWEST:
+            aim = tolerance * abs(value)
+            if stderr <= aim:
+                break
+            unknown = operator.size - len(q)
+            needed = n * (stderr / aim) ** 2 if aim else math.inf
+            if needed > unknown <= min(vectors - inside.products - n, room):
+                return _exact(operator, replace(inside, products=inside.products + n))
     of_squares = (inside.squares + float(np.mean(squares)), _stderr(squares)) if squares else (inside.squares, 0.0)
+    rounding = operator.rounding(math.sqrt(of_squares[0])) + 2 * seen.crossed
+    low, high = interval(value, stderr, spreads)
     products = inside.products + len(spreads)
-    return TraceEstimate(value, stderr, low, high, *of_squares, products, stderr <= tolerance * abs(value), method)
+    converged = stderr <= tolerance * abs(value)
+    ends = low - rounding, high + rounding
+    return TraceEstimate(value, stderr, *ends, *of_squares, products, converged, method, seen.asymmetry)
+
+
+def _exact(operator: LinearOperator, inside: Inside) -> TraceEstimate:
+    """tr QAQ' + tr RAR' with R an orthonormal row for every dimension that Q leaves."""
+    q = inside.basis
+    if len(q):
+        rows = torch.linalg.qr(q.T, mode="complete")[0].T[len(q) :]
+    else:
+        rows = torch.eye(operator.size, dtype=operator.dtype, device=operator.device)
+    value, squares = inside.trace, inside.squares
+    seen = _Symmetry()
+    for row in rows:
+        image = operator @ row
+        seen.add(row, image)
+        value += dot(row, image)
+        squares += dot(image, image) + float((q @ image).square().sum())
+        if not math.isfinite(value + squares):
+            raise ArithmeticError("a product with the operator is not finite")
+    # of P numbers, each a component of another product's error
+    rounding = operator.rounding(math.sqrt(squares)) + 2 * math.sqrt(len(rows)) * seen.crossed
+    products = inside.products + len(rows)
+    return TraceEstimate(
+        value, 0.0, value - rounding, value + rounding, squares, 0.0, products, True, "exact", seen.asymmetry
+    )
+
+
+class _Symmetry:
+    """x'Ay against y'Ax for products one after the other."""
+
+    def __init__(self) -> None:
+        self.crossed = 0.0  # the largest difference
+        self.asymmetry = 0.0  # the largest over |x| |y|
+        self._before: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def add(self, vector: torch.Tensor, image: torch.Tensor) -> None:
+        if self._before is not None:
+            other, of_other = self._before
+            crossed = abs(dot(other, image) - dot(vector, of_other))
+            lengths = math.sqrt(dot(other, other) * dot(vector, vector))
+            self.crossed = max(self.crossed, crossed)
+            self.asymmetry = max(self.asymmetry, crossed / lengths if lengths else 0.0)
+        self._before = vector, image
 
 
 def _xtrace(operator: LinearOperator, vectors: int, tolerance: float, generator: torch.Generator) -> TraceEstimate:
@@ -201,7 +268,9 @@ def _xtrace(operator: LinearOperator, vectors: int, tolerance: float, generator:
             break
     half = 0.0 if found.exact else float(stdtrit(len(found.traces) - 1, 0.975)) * stderr
     squares = float(found.squares.mean()), 0.0 if found.exact else _stderr(found.squares)
-    return TraceEstimate(value, stderr, value - half, value + half, *squares, found.products, converged, "xtrace")
+    half += operator.rounding(math.sqrt(max(squares[0], 0.0)))
+    ends = value - half, value + half
+    return TraceEstimate(value, stderr, *ends, *squares, found.products, converged, "xtrace", found.asymmetry)
 
 
 def _signs(operator: LinearOperator, generator: torch.Generator) -> torch.Tensor:

@@ -32,6 +32,7 @@ class LeaveOneOut(NamedTuple):
     squares: np.ndarray  # (k,)
     products: int
     exact: bool  # the images span the range of A
+    asymmetry: float  # the largest |q_i'Aq_j - q_j'Aq_i| of unit vectors
 
 
 def leave_one_out(operator: LinearOperator, vectors: int, generator: torch.Generator) -> Iterator[LeaveOneOut]:
@@ -50,26 +51,28 @@ def leave_one_out(operator: LinearOperator, vectors: int, generator: torch.Gener
     w = q = z = torch.empty(0, size, dtype=operator.dtype, device=operator.device)  # z holds A q
     r, t, x, g = (np.empty((0, 0)) for _ in range(4))  # QY', QAQ', QW', ZZ' with Y = AW
     forms = np.empty(0)  # w'Aw
+    asymmetry = 0.0
     for k in range(1, limit + 1):
         drawn = direction(operator, generator) * math.sqrt(size)
         y = operator @ drawn
         row = new_direction(y, q)
         if row is None:
-            yield LeaveOneOut(np.array([np.trace(t)]), np.array([np.trace(g)]), 2 * k - 1, True)
+            yield LeaveOneOut(np.array([np.trace(t)]), np.array([np.trace(g)]), 2 * k - 1, True, asymmetry)
             return
         image = operator @ row
         forms = np.append(forms, dot(drawn, y))
         w, q, z = (torch.cat([a, b[None]]) for a, b in ((w, drawn), (q, row), (z, image)))
         r = _bordered(r, q @ y, torch.zeros(k))
         t = _bordered(t, q @ image, q @ image)
+        asymmetry = max(asymmetry, float((z[:-1] @ row - (q @ image)[:-1]).abs().max()) if k > 1 else 0.0)
         x = _bordered(x, q @ drawn, w @ row)
         g = _bordered(g, z @ image, z @ image)
         if not np.isfinite(r[:, -1].sum() + g[:, -1].sum()):
             raise ArithmeticError("a product with the operator is not finite")
         if k == size:
-            yield LeaveOneOut(np.array([np.trace(t)]), np.array([np.trace(g)]), 2 * k, True)
+            yield LeaveOneOut(np.array([np.trace(t)]), np.array([np.trace(g)]), 2 * k, True, asymmetry)
         else:
-            yield LeaveOneOut(*_estimates(r, t, x, g, forms, size), 2 * k, False)
+            yield LeaveOneOut(*_estimates(r, t, x, g, forms, size), 2 * k, False, asymmetry)
 
 
 def _estimates(
