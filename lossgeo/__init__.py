@@ -20,14 +20,21 @@ if TYPE_CHECKING:
     from lossgeo.curvature.operators.hessian import Hessian as Hessian
     from lossgeo.curvature.spectral.linear_operator import LinearOperator as LinearOperator
     from lossgeo.landscapes.critical_point import CriticalPoint as CriticalPoint, Theory as Theory
-    from lossgeo.landscapes.datasets import Dataset as Dataset, Raw as Raw
+    from lossgeo.landscapes.datasets import Dataset as Dataset
+    from lossgeo.landscapes.datasets._data import Raw as Raw
     from lossgeo.landscapes.landscape import Landscape as Landscape
     from lossgeo.landscapes.losses import Loss as Loss
     from lossgeo.landscapes.models import Model as Model
     from lossgeo.landscapes.point import Point as Point, Preconditioner as Preconditioner
     from lossgeo.landscapes.surfaces import Surface as Surface
     from lossgeo.landscapes.task import Examples as Examples, Task as Task
-    from lossgeo.optimizers import Growth as Growth, Optimizer as Optimizer, State as State, Step as Step
+    from lossgeo.optimizers import (
+        Optimizer as Optimizer,
+        Recursion as Recursion,
+        State as State,
+        Step as Step,
+        Threshold as Threshold,
+    )
     from lossgeo.optimizers.schedules import Schedule as Schedule
     from lossgeo.probes import Measurement as Measurement, Probe as Probe
     from lossgeo.probes._curvature import CurvatureProbe as CurvatureProbe
@@ -49,14 +56,15 @@ HOMES = {
     "lossgeo.curvature.operators.hessian": ("Hessian",),
     "lossgeo.curvature.spectral.linear_operator": ("LinearOperator",),
     "lossgeo.landscapes.critical_point": ("CriticalPoint", "Theory"),
-    "lossgeo.landscapes.datasets": ("Dataset", "Raw"),
+    "lossgeo.landscapes.datasets": ("Dataset",),
+    "lossgeo.landscapes.datasets._data": ("Raw",),
     "lossgeo.landscapes.landscape": ("Landscape",),
     "lossgeo.landscapes.losses": ("Loss",),
     "lossgeo.landscapes.models": ("Model",),
     "lossgeo.landscapes.point": ("Point", "Preconditioner"),
     "lossgeo.landscapes.surfaces": ("Surface",),
     "lossgeo.landscapes.task": ("Examples", "Task"),
-    "lossgeo.optimizers": ("Growth", "Optimizer", "State", "Step"),
+    "lossgeo.optimizers": ("Optimizer", "Recursion", "State", "Step", "Threshold"),
     "lossgeo.optimizers.schedules": ("Schedule",),
     "lossgeo.probes": ("Measurement", "Probe"),
     "lossgeo.probes._curvature": ("CurvatureProbe",),

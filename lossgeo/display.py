@@ -92,8 +92,12 @@ class _Nothing:
 class _Lines:
     def __init__(self, runs: int) -> None:
         self.runs, self.ended, self.told = runs, 0, time.monotonic()
+        self.said: set[str] = set()
 
     def show(self, run: Path, progress: Progress) -> None:
+        if progress.data and progress.data not in self.said:  # the runs of a sweep share their data
+            self.said.add(progress.data)
+            say(progress.data)
         if progress.note:
             say(f"warning: {progress.note}")
         if time.monotonic() - self.told > MINUTE:
@@ -111,10 +115,14 @@ class _Lines:
 class _Bars:
     def __init__(self, bars: Bar, runs: int) -> None:
         self.bars = bars
+        self.said: set[str] = set()
         self.tasks: dict[Path, TaskID] = {}
         self.all = bars.add_task("runs", total=runs)
 
     def show(self, run: Path, progress: Progress) -> None:
+        if progress.data and progress.data not in self.said:
+            self.said.add(progress.data)
+            self.aside(lambda: say(f"{progress.data}"))
         if progress.note:
             self.aside(lambda: say(f"warning: {progress.note}"))
         if run not in self.tasks:

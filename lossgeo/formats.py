@@ -2,7 +2,8 @@
 
 Two kinds of text. For programs (tsv, csv, json, jsonl): every digit, one column a key. For readers (table, markdown,
 html): X with its interval in one cell, rounded to two significant digits of the interval's half-width, because the
-digits behind those are noise; numbers without an interval to four digits.
+digits behind those are noise, and to the 15 digits that a float64 holds for sure, however narrow an interval is;
+numbers without an interval to four digits.
 """
 
 from __future__ import annotations
@@ -26,10 +27,11 @@ from rich.text import Text
 
 from lossgeo.errors import NothingToReport, UsageError
 from lossgeo.files import write_atomically
-from lossgeo.reports import Summary
+from lossgeo.reports import Summary, ends_of
 from lossgeo.tables import Row
 
 FIGURES = ("png", "svg", "pdf")
+HELD = 15  # significant decimal digits that every float64 keeps (DBL_DIG)
 
 
 def table(rows: Sequence[Row], width: int | None = None) -> str:
@@ -217,19 +219,24 @@ def _escape(text: str) -> str:
 
 
 def _readable(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """Columns and cells for readers: X_low and X_high go into the cell of X."""
+    """Columns and cells for readers: the ends of X's interval go into the cell of X."""
     keys = list(rows[0])
-    ends = {f"{key}_{end}" for key in keys for end in ("low", "high") if {f"{key}_low", f"{key}_high"} <= set(keys)}
-    columns = [key for key in keys if key not in ends]
-    return columns, [[_cell(row, column) for column in columns] for row in rows]
+    pairs = {key: ends_of(key) for key in keys if set(ends_of(key)) <= set(keys)}
+    columns = [key for key in keys if not any(key in pair for pair in pairs.values())]
+    return columns, [[_cell(row[column], *_ends(row, pairs.get(column))) for column in columns] for row in rows]
 
 
-def _cell(row: Row, column: str) -> str:
-    value, low, high = row[column], row.get(f"{column}_low"), row.get(f"{column}_high")
+def _ends(row: Row, pair: tuple[str, str] | None) -> tuple[Any, Any]:
+    return (None, None) if pair is None else (row[pair[0]], row[pair[1]])
+
+
+def _cell(value: Any, low: float | None, high: float | None) -> str:
     if value is None:
         return "-"
     if low is not None and high is not None and high > low:
-        decimals = 1 - math.floor(math.log10((high - low) / 2))
+        half = max(high / 2 - low / 2, math.ulp(0.0))
+        largest = max(abs(value), abs(low), abs(high))
+        decimals = min(1 - math.floor(math.log10(half)), HELD - 1 - math.floor(math.log10(largest)))
         return f"{_rounded(value, decimals)} [{_rounded(low, decimals)}, {_rounded(high, decimals)}]"
     if isinstance(value, float):
         return _four_digits(value)
@@ -238,10 +245,11 @@ def _cell(row: Row, column: str) -> str:
 
 def _rounded(value: float, decimals: int) -> str:
     """To a number of decimals, which is negative when the tens are in doubt already."""
-    value = round(value, decimals)
-    if value != 0 and not 1e-4 <= abs(value) < 1e6:
-        return f"{value:.{max(math.floor(math.log10(abs(value))) + decimals, 0)}e}"
-    return f"{value:.{max(decimals, 0)}f}"
+    value = float(round(value, decimals))
+    size = abs(value) if value else 10.0**-decimals  # zero is written as its last digit would be
+    if 1e-4 <= size < 1e6:
+        return f"{value:.{max(decimals, 0)}f}"
+    return f"{value:.{max(math.floor(math.log10(size)) + decimals, 0)}e}" if value else "0"
 
 
 def _four_digits(value: float) -> str:

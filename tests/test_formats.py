@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
@@ -34,6 +36,19 @@ def drawn() -> Figure:
         ({"x": 41728.39, "x_low": 38000.0, "x_high": 45000.0}, "41700 [38000, 45000]"),
         ({"x": 4.172e-7, "x_low": 3.8e-7, "x_high": 4.5e-7}, "4.17e-07 [3.80e-07, 4.50e-07]"),
         ({"x": 0.0003, "x_low": -0.1, "x_high": 0.1}, "0.00 [-0.10, 0.10]"),
+        (
+            {"x": 5.0851828220183526, "x_low": 5.08518282201835, "x_high": 5.085182822018353},
+            "5.08518282201835 [5.08518282201835, 5.08518282201835]",
+        ),
+        (
+            {"x": 1e-3, "x_low": 1e-3, "x_high": 1e-3 + 2e-19},
+            "0.00100000000000000 [0.00100000000000000, 0.00100000000000000]",
+        ),
+        ({"x": 0.0, "x_low": -1e-20, "x_high": 1e-20}, "0 [-1.0e-20, 1.0e-20]"),
+        ({"x": 5e-324, "x_low": 0.0, "x_high": 5e-324}, "4.9e-324 [0, 4.9e-324]"),
+        ({"x": 1.0, "x_low": -1.7e308, "x_high": 1.7e308}, "0 [-1.7e+308, 1.7e+308]"),
+        ({"median_steps": 1234.5, "low": 1100.0, "high": 1420.0}, "1230 [1100, 1420]"),
+        ({"value": 1.31852, "low": 1.21, "high": 1.44}, "1.32 [1.21, 1.44]"),
         ({"x": 2.0, "x_low": 2.0, "x_high": 2.0}, "2.000"),
         ({"x": 2.0, "x_low": None, "x_high": None}, "2.000"),
         ({"x": 123456.7}, "123500"),
@@ -46,6 +61,17 @@ def drawn() -> Figure:
 def test_digits_are_those_the_interval_supports(row: dict[str, object], cell: str) -> None:
     lines = formats.markdown([row]).splitlines()
     assert lines[2] == f"| {cell} |"
+
+
+def test_no_interval_however_narrow_brings_out_more_digits_than_a_float_holds() -> None:
+    draws = np.random.default_rng(0)
+    for value in (draws.standard_normal(300) * 10.0 ** draws.integers(-12, 12, 300)).tolist():
+        for width in 10.0 ** -np.arange(0.0, 30.0, 3.0):
+            low, high = value - width * abs(value), value + width * abs(value)
+            cell = formats.markdown([{"x": value, "x_low": low, "x_high": high}]).splitlines()[2].strip("| ")
+            for number in re.findall(r"[-+.e\d]+", cell):
+                digits = number.partition("e")[0].replace(".", "").strip("-+").lstrip("0")
+                assert len(digits) <= 15, cell
 
 
 def test_programs_get_every_digit_and_one_column_a_key() -> None:

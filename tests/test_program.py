@@ -18,7 +18,19 @@ import yaml
 
 from lossgeo.display import display
 from lossgeo.runs.training import Progress
-from tests.support.program import ENVIRONMENT, RECIPE, command, lossgeo, manifest, rows, shell, start, until, written
+from tests.support.program import (
+    ENVIRONMENT,
+    RECIPE,
+    SAID,
+    command,
+    lossgeo,
+    manifest,
+    rows,
+    shell,
+    start,
+    until,
+    written,
+)
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +39,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("home")
     path = written(folder, sweep={"seed": [0, 1]}, steps=20)
     found = lossgeo("train", path, cwd=folder)
-    assert (found.returncode, found.stderr) == (0, "")
+    assert (found.returncode, found.stderr) == (0, SAID)  # once for both
     (folder / "printed").write_text(found.stdout)
     return folder
 
@@ -93,7 +105,7 @@ def test_a_pipeline_from_recipe_to_report(tmp_path: Path) -> None:
         " | lossgeo report runs - --format json -q; echo ${PIPESTATUS[@]}",
         tmp_path,
     )
-    assert found.stderr == ""
+    assert found.stderr == SAID
     parsed, _, codes = found.stdout.rstrip("\n").rpartition("\n")
     assert codes == "0 0 0"
     (row,) = json.loads(parsed)
@@ -119,7 +131,7 @@ def test_closed_pipes_end_quietly(home: Path) -> None:
 def test_train_into_a_closed_pipe_ends_after_the_first_run(tmp_path: Path) -> None:
     written(tmp_path, sweep={"seed": {"range": 5}}, steps=5)
     found = shell("lossgeo train tiny.yaml | head -1; echo ${PIPESTATUS[@]} >&2", tmp_path)
-    assert found.stderr == "0 0\n"
+    assert found.stderr == f"{SAID}0 0\n"
     assert found.stdout.startswith("outputs/tiny/seed=0-")
     # nobody asks for the others' folders; one or two more may end before the program notices
     assert 1 <= len(list(tmp_path.glob("outputs/tiny/*/run.json"))) < 5
@@ -193,7 +205,7 @@ def test_sigterm_exits_75_and_an_edited_run_exits_1_when_probed(tmp_path: Path) 
     out, errors = process.communicate(timeout=60)
     assert (process.returncode, out) == (75, "")
     (folder,) = tmp_path.glob("outputs/tiny/*")
-    assert errors.startswith(f"outputs/tiny/{folder.name}: stopped by signal 15")
+    assert errors.startswith(f"{SAID}outputs/tiny/{folder.name}: stopped by signal 15")
     file = folder / "recipe.yaml"
     file.write_text(file.read_text().replace("300000", "300001"))
     found = lossgeo("probe", folder, "--probe", "trace", cwd=tmp_path)

@@ -19,6 +19,8 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
+from lossgeo.errors import UsageError
+
 
 class Value(BaseModel):
     """A frozen, strictly typed group of recipe keys; unknown keys, NaN and infinity are refused."""
@@ -36,11 +38,24 @@ class Component(Value):
 
     # (module, extra of pyproject.toml) of a package that is not always there
     extra: ClassVar[tuple[str, str] | None] = None
+    # names of files beside a user's component that it reads, or absolute ones; a property, where fields name them.
+    # Their content is in the run's id, and the run's folder keeps them.
+    files: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def component_name(cls) -> str:
         """The name in recipes: the file's name."""
         return _stem(inspect.getfile(cls))
+
+    def beside(self, name: str) -> Path:
+        """The place of a file that `files` names: beside the component, wherever that stands now.
+
+        Raises:
+            UsageError: `files` does not name it.
+        """
+        if name not in self.files:
+            raise UsageError(f"`files` of {file_of(self)} does not name {name!r}, so it is no part of the run's id")
+        return file_of(self).parent / name
 
 
 @cache

@@ -6,7 +6,6 @@ Only that file is imported. A recipe alone can never import or execute anything 
 from __future__ import annotations
 
 import difflib
-import hashlib
 import importlib
 import importlib.util
 import inspect
@@ -19,8 +18,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
 
+from lossgeo.components.beside import bundle_of, load
 from lossgeo.components.component import Component
 from lossgeo.components.old_names import old_names
+from lossgeo.components.reads import watched
 from lossgeo.errors import UsageError
 
 C = TypeVar("C", bound=Component)
@@ -63,14 +64,16 @@ def find(interface: type[C], name: str, search: Iterable[Path] = ()) -> type[C]:
 def used_files(paths: Iterable[Path]) -> tuple[Path, ...]:
     """The Python files behind `--use PATH`: the file itself, or every `*.py` of a folder that is not private (`_x.py`).
 
-    Each has to stand by itself, since it is copied into the folders of the runs that need it.
+    A file of a folder that others there import and that holds no component is a part of these.
 
     Raises:
         UsageError: nothing is there, a file cannot be imported or does not hold exactly one component, or two files
             have one name.
     """
     files: dict[str, Path] = {}
+    alone: set[Path] = set()
     for path in paths:
+        alone |= set() if path.is_dir() else {path}
         inside = sorted(f for f in path.glob("*.py") if not f.name.startswith("_")) if path.is_dir() else [path]
         found = [f for f in inside if f.suffix == ".py" and f.is_file()]
         if not found:
@@ -78,46 +81,53 @@ def used_files(paths: Iterable[Path]) -> tuple[Path, ...]:
         for file in found:
             if not files.setdefault(file.name, file).samefile(file):
                 raise UsageError(f"--use {path}: {file} and {files[file.name]} have one name; rename one")
-    for file in files.values():
-        _the_class(_load(file))
-    return tuple(files.values())
+    modules = {file: _load(file) for file in files.values()}
+    parts = {
+        source.path
+        for file in files.values()
+        for source in bundle_of(file.absolute()).sources.values()
+        if source.path != file.absolute()
+    }
+    found = [f for f, m in modules.items() if f in alone or f.absolute() not in parts or _holds_one(m)]
+    for file in found:
+        _the_class(modules[file])
+    return tuple(found)
 
 
 def _load(file: Path) -> ModuleType:
-    """A user's file as a module, named after place and content so that versions and runs' copies can live together."""
-    file = file.absolute()  # not resolved: a link's own name is the component's
+    """A user's file as a module, of a name of its own for every version of it and of what it imports from beside it."""
+    bundle = bundle_of(file.absolute())  # not resolved: a link's own name is the component's
+    if bundle.module in sys.modules:
+        return sys.modules[bundle.module]
     try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise UsageError(f"--use {file}: cannot be read: {error.strerror}") from error
-    digest = hashlib.sha256(str(file).encode("utf-8", "surrogateescape") + b"\0" + content).hexdigest()[:12]
-    name = f"lossgeo_used_{digest}_{file.stem}"
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, file)
-    assert spec is not None, "a .py file always has a loader"
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        with old_names():
-            spec.loader.exec_module(module)
+        with old_names(), watched():
+            return load(bundle)
+    except UsageError:
+        raise
     except (Exception, SystemExit) as error:  # the user's own code may raise anything; the cause keeps the traceback
-        del sys.modules[name]
-        own = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(file)]
-        where = f"{file}:{own[-1]}" if own else file
+        own = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(bundle.file)]
+        where = f"{bundle.file}:{own[-1]}" if own else bundle.file
         raise UsageError(f"--use {where}: importing it failed: {type(error).__name__}: {error}") from error
-    return module
 
 
-def _the_class(module: ModuleType) -> type[Component]:
-    public = [
+def _components(module: ModuleType) -> list[type[Component]]:
+    """The public components that a module defines, those that lack a method too."""
+    found = [
         value
         for name, value in vars(module).items()
         if isinstance(value, type) and issubclass(value, Component) and value.__module__ == module.__name__
         if not name.startswith("_")
     ]
-    own = [cls for cls in dict.fromkeys(public) if not inspect.isabstract(cls)]
+    return list(dict.fromkeys(found))
+
+
+def _holds_one(module: ModuleType) -> bool:
+    return len([cls for cls in _components(module) if not inspect.isabstract(cls)]) == 1
+
+
+def _the_class(module: ModuleType) -> type[Component]:
+    public = _components(module)
+    own = [cls for cls in public if not inspect.isabstract(cls)]
     if len(own) != 1:
         lacking = [f"{c.__name__} lacks {', '.join(sorted(c.__abstractmethods__))}" for c in public if c not in own]
         why = f" ({'; '.join(lacking)})" if lacking else ""

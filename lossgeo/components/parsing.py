@@ -17,7 +17,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from lossgeo.components.component import Component, Value
+from lossgeo.components.component import Component, Value, dump
 from lossgeo.components.finding import find, folder_of, hint, names
 from lossgeo.errors import UsageError
 
@@ -52,11 +52,14 @@ class Problem:
     message: str
 
 
-def parse(cls: type[V], plain: Any, search: tuple[Path, ...] = (), keys: Keys = ()) -> tuple[V | None, list[Problem]]:
+def parse(
+    cls: type[V], plain: Any, search: tuple[Path, ...] = (), keys: Keys = (), whole: bool = False
+) -> tuple[V | None, list[Problem]]:
     """A value of `cls` (for an interface: of the component named in `plain`) and everything wrong with `plain`.
 
-    `plain` is what a YAML document can say. A component is written `{name: sgd, lr: 0.1}` or just `sgd`. The value is
-    None exactly when there are problems.
+    `plain` is what a YAML document can say. A component is written `{name: sgd, lr: 0.1}` or just `sgd`. With `whole`
+    it was a dump once: a key that is missing joined later, and its value is the one that does what was done before.
+    The value is None exactly when there are problems.
     """
     concrete: type[V] = cls
     fields = {"name": plain} if issubclass(cls, Component) and isinstance(plain, str) else plain
@@ -77,11 +80,11 @@ def parse(cls: type[V], plain: Any, search: tuple[Path, ...] = (), keys: Keys = 
         if concrete.extra is not None and importlib.util.find_spec(concrete.extra[0]) is None:
             module, extra = concrete.extra
             return None, [Problem(named, f"{name!r} needs the package {module!r}: pip install 'lossgeo[{extra}]'")]
-    return _parse_fields(concrete, fields, search, keys)
+    return _parse_fields(concrete, fields, search, keys, whole)
 
 
 def _parse_fields(
-    cls: type[V], plain: dict[str, Any], search: tuple[Path, ...], keys: Keys
+    cls: type[V], plain: dict[str, Any], search: tuple[Path, ...], keys: Keys, whole: bool
 ) -> tuple[V | None, list[Problem]]:
     known = cls.model_fields
     problems = [
@@ -91,23 +94,23 @@ def _parse_fields(
     ]
     values: dict[str, Any] = {}
     broken: set[str] = set()
-    for key, value in {**_taken_over(cls, search), **plain}.items():
+    for key, value in {**_taken_over(cls, search), **(_before(cls) if whole else {}), **plain}.items():
         if key not in known:
             continue
-        made, wrong = _parse_field(known[key].annotation, _tuples(value), search, (*keys, key))
+        parsed, wrong = _parse_field(known[key].annotation, _tuples(value), search, (*keys, key), whole)
         if wrong:
             problems += wrong
             broken.add(key)
         else:
-            values[key] = made
+            values[key] = parsed
     try:
-        whole = cls.model_validate(values)
+        made = cls.model_validate(values)
     except ValidationError as error:
         # a field that is already reported counts as missing here
         details = [d for d in error.errors(include_url=False) if not d["loc"] or d["loc"][0] not in broken]
         problems += _from_pydantic(cls, keys, details)
         return None, problems
-    return (None, problems) if problems else (whole, [])
+    return (None, problems) if problems else (made, [])
 
 
 def _taken_over(cls: type[Value], search: tuple[Path, ...]) -> dict[str, str]:
@@ -119,16 +122,23 @@ def _taken_over(cls: type[Value], search: tuple[Path, ...]) -> dict[str, str]:
     return {key: name for key, name in defaults.items() if name in taken}
 
 
-def _parse_field(annotation: Any, value: Any, search: tuple[Path, ...], keys: Keys) -> tuple[Any, list[Problem]]:
+def _before(cls: type[Value]) -> dict[str, Any]:
+    """The keys that joined later, each with the value that does what was done before."""
+    return {key: dump(value) for key, value in cls.joined.items()}
+
+
+def _parse_field(
+    annotation: Any, value: Any, search: tuple[Path, ...], keys: Keys, whole: bool
+) -> tuple[Any, list[Problem]]:
     """The value of one field as pydantic takes it; for plain types pydantic itself says what is wrong."""
     member, many = _member(annotation)
     if member is None or (value is None and type(None) in get_args(annotation)):
         return YES_NO.get(value.lower(), value) if annotation is bool and isinstance(value, str) else value, []
     if not many:
-        return parse(member, value, search, keys)
+        return parse(member, value, search, keys, whole)
     if not isinstance(value, tuple):
         return None, [Problem(keys, f"should be a list, not {show(value)}")]
-    parsed = [parse(member, item, search, (*keys, i)) for i, item in enumerate(value)]
+    parsed = [parse(member, item, search, (*keys, i), whole) for i, item in enumerate(value)]
     return tuple(made for made, _ in parsed), [problem for _, wrong in parsed for problem in wrong]
 
 

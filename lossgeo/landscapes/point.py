@@ -13,7 +13,7 @@ Map = Callable[[torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True)
 class Preconditioner:
-    """D of a step theta <- theta - lr D^-1 m, a symmetric positive map of vectors (P,) known by its products.
+    """D of the step theta <- theta - lr D^-1 m that led to a point, a symmetric positive map known by its products.
 
     `inverse_root` is D^-1/2: curvature as the optimizer meets it is D^-1/2 A D^-1/2.
     """
@@ -31,7 +31,7 @@ class Preconditions(Protocol):
     """The optimizer, as far as a measurement needs it."""
 
     def preconditioner(self, theta: torch.Tensor, state: dict[str, torch.Tensor]) -> Preconditioner:
-        """D of its step theta <- theta - lr D^-1 m."""
+        """D of the last step taken: theta <- theta - lr D^-1 m."""
 
 
 @dataclass
@@ -46,6 +46,7 @@ class Point:
     theta: torch.Tensor  # (P,); BatchNorm statistics and other buffers are the landscape's
     state: dict[str, torch.Tensor]  # the optimizer's
     optimizer: Preconditions | None = None
+    rates: Callable[[int], float] | None = None  # the learning rate of every step of the training
     last: bool = False  # whether training ends here
     trials: dict[str, torch.Tensor] = field(default_factory=dict)  # of trials, how each ended: see `trials.Trials`
     _shared: tuple[object, Any] | None = field(default=None, init=False, repr=False)
@@ -64,10 +65,10 @@ class Point:
     def trial(self, number: int) -> Point:
         """One of the trials as a point by itself."""
         state = {name: t[number] if t.ndim else t for name, t in self.state.items()}
-        return Point(self.step, self.theta[number].clone(), state, self.optimizer, self.last)
+        return Point(self.step, self.theta[number].clone(), state, self.optimizer, self.rates, self.last)
 
     def preconditioner(self) -> Preconditioner:
-        """D of the optimizer's step theta <- theta - lr D^-1 m.
+        """D of the optimizer's last step, the one that led here: theta <- theta - lr D^-1 m.
 
         Raises:
             ValueError: no optimizer is known here, or it has not taken a step yet.

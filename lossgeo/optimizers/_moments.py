@@ -15,7 +15,7 @@ from pydantic import Field
 
 from lossgeo.curvature.batch_loss import BatchLoss
 from lossgeo.landscapes.point import Preconditioner
-from lossgeo.optimizers import Optimizer, State, Step
+from lossgeo.optimizers import Optimizer, State, Step, Threshold
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
@@ -68,10 +68,26 @@ class Moments(Optimizer):
         )
         return Step(theta, state, value, gradient)
 
-    def preconditioner(self, theta: torch.Tensor, state: State) -> Preconditioner:
-        """D = (1 - beta1^t) (sqrt(v / (1 - beta2^t)) + eps), after t steps.
+    def threshold(self, lr: float, include_decay: bool = False) -> Threshold | None:
+        """Of D^-1/2 H D^-1/2, where z = -1 in z^2 - (a + b - (1 - b) lr h) z + a b, b = beta1.
 
-        Source: Cohen et al. 2022, "Adaptive gradient methods at the edge of stability", equation 2.
+            (1 + a) (1 + b) / ((1 - b) lr),  a = 1 - lr weight_decay where that shrinks theta itself, else 1.
+
+        38 / lr for Adam's beta1 = 0.9. None with beta2 = 0, which is sign descent, and where the gradient holds weight
+        decay that the curvature does not: D scales that in every coordinate by another number.
+
+        Source: Cohen et al. 2022, "Adaptive gradient methods at the edge of stability", section 3.
+        """
+        (b, beta2), penalty = self.betas, self.penalty()
+        if lr == 0 or beta2 == 0 or (penalty and not include_decay):
+            return None
+        a = 1 - lr * self.weight_decay if penalty is None else 1.0
+        return Threshold((1 + a) * (1 + b) / ((1 - b) * lr), "preconditioned")
+
+    def preconditioner(self, theta: torch.Tensor, state: State) -> Preconditioner:
+        """D = (1 - beta1^t) (sqrt(v / (1 - beta2^t)) + eps) of step t, the last one: theta <- theta - lr D^-1 m.
+
+        Source: Cohen et al. 2022, "Adaptive gradient methods at the edge of stability", equation 2, whose P_t this is.
         """
         beta1, beta2 = self.betas
         t = int(state["step"])

@@ -32,3 +32,6 @@ class Adam(Moments):
 
     def _update(self, *vectors: list[torch.Tensor], **numbers: Any) -> None:
         torch._fused_adam_(*vectors, **numbers)
+
+    def penalty(self) -> float:
+        return self.weight_decay

@@ -32,3 +32,6 @@ class AdamW(Moments):
 
     def _update(self, *vectors: list[torch.Tensor], **numbers: Any) -> None:
         torch._fused_adamw_(*vectors, **numbers)
+
+    def penalty(self) -> float | None:
+        return None if self.weight_decay else 0.0

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import final
 
 import torch
 from pydantic import Field
 
 from lossgeo.curvature.batch_loss import BatchLoss
-from lossgeo.optimizers import Optimizer, State, Step
+from lossgeo.optimizers import Optimizer, Recursion, State, Step, Threshold
 
 
 @final
@@ -18,7 +19,7 @@ class NoisyGD(Optimizer):
         theta <- theta - lr (g + noise n)
 
     Source: Ge, Huang, Jin & Yuan 2015, "Escaping from saddle points", Algorithm 1, where noise is 1.
-    Limits: noise 0 is gradient descent.
+    Limits: noise 0 is gradient descent. On a quadratic it stays bounded up to the curvature 2 / lr, as that does.
     Cost: one gradient.
     """
 
@@ -34,3 +35,13 @@ class NoisyGD(Optimizer):
         sphere = normal / torch.linalg.vector_norm(normal, dim=-1, keepdim=True)
         theta.sub_(gradient, alpha=lr).sub_(sphere, alpha=lr * self.noise)
         return Step(theta, state, value, gradient)
+
+    def recursion(self, lr: float, first: bool = False) -> Recursion:
+        return Recursion(((1.0, 0.0), (0.0, 0.0)), (-lr, 0.0))
+
+    def shaking(self, dimension: int) -> float:
+        """noise / sqrt(d): the squares of a unit vector's d coordinates add up to 1"""
+        return self.noise / math.sqrt(dimension)
+
+    def threshold(self, lr: float, include_decay: bool = False) -> Threshold | None:
+        return Threshold(2 / lr, "hessian") if lr > 0 else None

@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 
 from lossgeo.components.component import Value
 from lossgeo.curvature.batch_loss import BatchLoss
-from lossgeo.optimizers import Optimizer, State, Step
+from lossgeo.optimizers import Optimizer, State, Step, Threshold
 
 BY_HAND = ("gradient_threshold", "radius", "waiting", "decrease")
 
@@ -56,7 +56,7 @@ class PerturbedGD(Optimizer):
         waiting = chi / c^2 l / sqrt(rho eps).
 
     Source: Jin, Ge, Netrapalli, Kakade & Jordan 2017, "How to escape saddle points efficiently", Algorithm 2.
-    Limits: radius 0 is gradient descent.
+    Limits: radius 0 is gradient descent, and on a quadratic it stays within a bound up to the same curvature, 2 / lr.
     Cost: one gradient; a second one at the steps with a kick. Three numbers and one vector more in memory.
     """
 
@@ -129,3 +129,6 @@ class PerturbedGD(Optimizer):
             theta = torch.where(ended.unsqueeze(-1), state["kicked_from"], theta)
         state["step"] = state["step"] + 1
         return Step(theta, state, value, seen, ended)
+
+    def threshold(self, lr: float, include_decay: bool = False) -> Threshold | None:
+        return Threshold(2 / lr, "hessian") if lr > 0 else None

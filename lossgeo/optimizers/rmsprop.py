@@ -9,7 +9,7 @@ from pydantic import Field
 
 from lossgeo.curvature.batch_loss import BatchLoss
 from lossgeo.landscapes.point import Preconditioner
-from lossgeo.optimizers import Optimizer, State, Step
+from lossgeo.optimizers import Optimizer, State, Step, Threshold
 
 
 @final
@@ -65,8 +65,20 @@ class RMSprop(Optimizer):
             theta.addcdiv_(g, scale, value=-lr)
         return Step(theta, state, value, gradient)
 
+    def penalty(self) -> float:
+        return self.weight_decay
+
+    def threshold(self, lr: float, include_decay: bool = False) -> Threshold | None:
+        """(2 + 2 momentum) / lr, of D^-1/2 H D^-1/2.
+
+        None with alpha 0, which is sign descent, and where the gradient holds weight decay that the curvature does not.
+        """
+        if lr == 0 or self.alpha == 0 or (self.weight_decay and not include_decay):
+            return None
+        return Threshold((2 + 2 * self.momentum) / lr, "preconditioned")
+
     def preconditioner(self, theta: torch.Tensor, state: State) -> Preconditioner:
-        """D = sqrt(v) + eps; centered: sqrt(v - a^2) + eps. Momentum is no part of it, as for SGD."""
+        """D = sqrt(v) + eps of the last step; centered: sqrt(v - a^2) + eps. As for SGD, momentum is no part of it."""
         v = state["square_avg"]
         if not v.any():
             raise ValueError("before the first step the preconditioner is not known; probe from a later step on")

@@ -12,7 +12,7 @@ import torch
 from pydantic import Field, model_validator
 
 from lossgeo.curvature.batch_loss import BatchLoss
-from lossgeo.optimizers import Growth, Optimizer, State, Step
+from lossgeo.optimizers import Optimizer, Recursion, State, Step, Threshold
 
 
 @final
@@ -25,9 +25,10 @@ class SGD(Optimizer):
 
     Source: Sutskever et al. 2013, in the form of torch.optim.SGD: lr stands outside u, so that a schedule never
     rescales the past.
-    Limits: momentum 0 is plain gradient descent. On a quadratic with curvature lambda it contracts by 1 - lr lambda a
-    step and diverges beyond lr = 2 / lambda; with momentum b, beyond (2 + 2 b) / (1 - dampening) / lambda, and with
-    Nesterov's beyond (2 + 2 b) / (1 + 2 b) / lambda.
+    Limits: momentum 0 is plain gradient descent, whatever the dampening. On a quadratic with curvature lambda it
+    contracts by 1 - lr lambda a step and diverges beyond lambda = 2 / lr; with momentum b and dampening d, beyond
+    (2 + 2 b) / ((1 - d) lr), and with Nesterov's beyond (2 + 2 b) / ((1 + 2 b) lr). Weight decay is curvature too: it
+    lowers the threshold of the loss without it by as much.
     Cost: one gradient; one more vector in memory with momentum.
     Errors: nesterov without momentum, or with dampening.
     """
@@ -68,20 +69,27 @@ class SGD(Optimizer):
         )
         return Step(theta, state, value, gradient)
 
-    def growth(self, curvature: float, lr: float) -> Growth | None:
-        """The larger root of z^2 - (1 + b + k) z + b, k = -lr lambda; for Nesterov, z^2 - (1 + b)(1 + k) z + b (1 + k).
+    def penalty(self) -> float:
+        return self.weight_decay
 
-        The share is that of this root in the solution that starts at rest.
-        """
-        b, k = self.momentum, -lr * (curvature + self.weight_decay)
-        if k <= 0:
-            return None
-        first = 1 + k * (1 + b) if self.nesterov else 1 + k
-        total, product = ((1 + b) * (1 + k), b * (1 + k)) if self.nesterov else (1 + b + k * (1 - self.dampening), b)
-        root = (total * total - 4 * product) ** 0.5
-        large, small = (total + root) / 2, (total - root) / 2
-        return Growth(large, (first - small) / (large - small))
+    def recursion(self, lr: float, first: bool = False) -> Recursion:
+        """z^2 - (1 + b - (1 - d) lr h) z + b for curvature h; Nesterov's z^2 - (1 + b)(1 - lr h) z + b (1 - lr h)."""
+        b, taken = self.momentum, self._taken(first)
+        if self.nesterov:
+            return Recursion(((1.0, -lr * b * b), (0.0, b)), (-lr * (1 + b), 1.0))
+        return Recursion(((1.0, -lr * b), (0.0, b)), (-lr * taken, taken))
 
     def drift(self, lr: float) -> float | None:
         """lr (1 - dampening) / (1 - momentum)"""
-        return None if self.weight_decay else lr * (1 - self.dampening) / (1 - self.momentum)
+        return None if self.weight_decay else lr * self._taken() / (1 - self.momentum)
+
+    def threshold(self, lr: float, include_decay: bool = False) -> Threshold | None:
+        """Where z = -1 in the recursion. None with dampening 1, which takes no gradient after the first."""
+        b, taken = self.momentum, 1 + 2 * self.momentum if self.nesterov else self._taken()
+        if lr * taken == 0:
+            return None
+        return Threshold((2 + 2 * b) / (taken * lr) - (0 if include_decay else self.weight_decay), "hessian")
+
+    def _taken(self, first: bool = False) -> float:
+        """The share of the gradient that the velocity takes; without momentum there is none to dampen."""
+        return 1.0 if first or self.momentum == 0 else 1 - self.dampening

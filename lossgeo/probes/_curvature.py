@@ -72,6 +72,7 @@ class CurvatureProbe(Probe):
 
     shared: ClassVar[tuple[Column, ...]] = (
         Column("operator", "string", "", "name of the operator"),
+        Column("settings", "string", "", "what else the operator was given, as JSON; null: nothing, or an older table"),
         Column("parameters", "string", "", "glob of the parameters it is restricted to; * is all"),
         Column("size", "int", "", "dimension of the operator: the number of these parameters"),
         Column("samples", "int", "examples", "training examples it was measured on"),
@@ -123,6 +124,7 @@ class CurvatureProbe(Probe):
         vectors: dict[str, torch.Tensor] = {}
         base = int(torch.randint(2**62, (), generator=generator))
         whole = {self.parameters: matching(landscape, self.parameters)}
+        asked = {key: value for key, value in identity(self.operator).items() if key != "name"}
         blocks = layers(landscape, self.parameters) if self.per_layer else whole
         for label, names in blocks.items():
             mine = {key.removeprefix(f"{label}:"): t for key, t in memory.items() if key.startswith(f"{label}:")}
@@ -132,6 +134,7 @@ class CurvatureProbe(Probe):
                 found = self.spectrum(sample, mine, named_generator(base, label, size))
                 shared = {
                     "operator": self.operator.component_name(),
+                    "settings": json.dumps(asked, sort_keys=True) if asked else None,
                     "parameters": label,
                     "size": sample.operator.size,
                     "samples": size,

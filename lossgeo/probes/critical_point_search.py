@@ -13,6 +13,7 @@ from lossgeo.curvature.spectral.linear_operator import LinearOperator
 from lossgeo.landscapes.landscape import Memory
 from lossgeo.probes._critical import CriticalPointProbe
 from lossgeo.probes._curvature import Found
+from lossgeo.probes._fingerprint import fingerprint
 from lossgeo.saddles.refiners import Refiner
 from lossgeo.saddles.refiners.levenberg_marquardt import LevenbergMarquardt
 from lossgeo.tables import Row
@@ -48,7 +49,9 @@ class CriticalPointSearch(CriticalPointProbe):
         return self
 
     def spectrum(self, sample: Sample, memory: Memory, generator: torch.Generator) -> Found:
+        origin = fingerprint(sample.here, sample.here.theta).tolist()
         rows = [self._searched(sample.here, number, generator) for number in range(self.starts)]
+        rows = [row | {"origin": origin} for row in rows]
         return Found(rows, {}, 0.0 if sample.whole else float("inf"))
 
     def _searched(self, here: LocalLoss, number: int, generator: torch.Generator) -> Row:

@@ -23,8 +23,9 @@ from lossgeo.curvature.spectral.linear_operator import LinearOperator
 from lossgeo.landscapes.landscape import Landscape, Memory
 from lossgeo.landscapes.point import Point
 from lossgeo.optimizers import Optimizer
+from lossgeo.optimizers.schedules import Rates
 from lossgeo.probes import Measurement, Probe
-from lossgeo.saddles.escape_theory import steps_until
+from lossgeo.saddles.first_passage import BatchNoise, Passage
 from lossgeo.tables import Column, Row
 
 FALLEN = 0.5  # share of a peak below which it has been passed
@@ -41,8 +42,9 @@ class Plateaus(Probe):
     left, also when that began and ended, and at its middle lambda_min and lambda_max. strict: lambda_min is negative by
     more than `zero` of the largest |lambda|: a saddle. Where training ends on a plateau, it is censored; its level is
     that of the peak before. predicted_steps: from the middle to the end, if the Hessian H stayed as it is there. The
-    parts of the gradient g along eigenvectors v_i of negative curvature grow by the factors z of the optimizer's linear
-    theory at its base learning rate, to sum_i (g . v_i)^2 z(lambda_i)^(2t), a quadrature by Lanczos steps from g.
+    parts of the gradient g along eigenvectors v_i of negative curvature grow as the optimizer's linear recursion does
+    at each step's learning rate, at a constant one to sum_i (g . v_i)^2 z(lambda_i)^(2t): a quadrature by Lanczos steps
+    from g.
 
     Times are told to the distance of two measurements, the middle to a share of 1 / `keep` of the plateau.
 
@@ -115,23 +117,32 @@ class Plateaus(Probe):
             "lambda_max_error": ends.high_error,
             "strict": ends.low < -self.zero * ends.scale,
             "leaving_steps": leaving,
-            "predicted_steps": None if leaving is None else _predicted(point.optimizer, operator, g, found.level),
+            "predicted_steps": None if leaving is None else _predicted(point, middle, operator, g, found.level),
         }
 
 
-def _predicted(optimizer: object, operator: LinearOperator, g: torch.Tensor, level: float) -> float | None:
-    """Steps in which the gradient's norm grows to the level, by the linear theory; None where it never does."""
-    norm = float(torch.linalg.vector_norm(g))
-    if not isinstance(optimizer, Optimizer) or not 0 < norm < level:
+def _predicted(point: Point, begin: int, operator: LinearOperator, g: torch.Tensor, level: float) -> float | None:
+    """Steps from `begin` in which the gradient's norm grows to the level, by the linear theory; None: it never does."""
+    norm, optimizer, rates = float(torch.linalg.vector_norm(g)), point.optimizer, point.rates
+    if not isinstance(optimizer, Optimizer) or not isinstance(rates, Rates) or not 0 < norm < level:
+        return None
+    recursion, decay = optimizer.recursion(rates(begin)), optimizer.penalty()
+    if recursion is None or decay is None:
         return None
     krylov = Krylov(operator, g / norm)
     while krylov.steps < min(STEPS, operator.size) and not krylov.invariant:
         krylov.extend()
     values, vectors = krylov.ritz()
-    growths = [optimizer.growth(float(value), optimizer.lr) if value < 0 else None for value in values]
-    parts = [((norm * vectors[0, i]) ** 2, growth.factor) for i, growth in enumerate(growths) if growth is not None]
-    squares, factors = np.array(parts).reshape(-1, 2).T
-    return steps_until(squares[None], factors, level**2)[0]
+    curvatures = np.asarray(values) + decay
+    down = curvatures < 0
+    parts, curvatures = norm * np.asarray(vectors[0])[None, down], curvatures[down]
+    if not len(curvatures):
+        return None
+    # before the middle they have grown for long; only the first step of a training finds the optimizer without memory
+    memory = parts * np.array([recursion.growing(h)[1] for h in curvatures]) if begin else np.zeros_like(parts)
+    silence, one = np.zeros((len(curvatures), len(curvatures))), np.ones_like(curvatures)
+    passage = Passage(optimizer, rates, curvatures, one, level**2, 0 * one, BatchNoise(silence, (1,)))
+    return passage.steps(parts, memory, begin)[0]
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """From a document to runs: every combination that a sweep asks for, validated, each with its id.
 
 The digest of the resolved recipe is the id of the run. It covers every field, defaults included, and the content of the
-user's own components that the recipe names: a changed value is another run, the order of keys is not.
+user's own components that the recipe names, of the modules that they import from beside themselves and of the files
+that they say they read: a changed value is another run, the order of keys is not.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lossgeo.components.component import components, dump, file_of, identity
+from lossgeo.components.beside import brought_by, declared, named
+from lossgeo.components.component import Component, components, dump, file_of, identity
 from lossgeo.components.finding import hint
 from lossgeo.components.parsing import Problem, parse
 from lossgeo.errors import UsageError
+from lossgeo.landscapes.datasets import Dataset
 from lossgeo.recipes.documents import MAX_BYTES, MAX_PROBLEMS, Document, RecipeError, read_document
 from lossgeo.recipes.recipe import Recipe
 from lossgeo.recipes.sweeps import PARTS, Setting, expand, override
@@ -39,9 +42,58 @@ class Resolved:
         return {key: value for key, value in plain.items() if value is not None}
 
     @cached_property
+    def modules(self) -> dict[str, bytes]:
+        """The content of the user's components and of what they import from beside themselves, as read, by place.
+
+        Raises:
+            UsageError: two files have one place.
+        """
+        found: dict[str, bytes] = {}
+        for component in self._own():
+            bundle = brought_by(type(component))
+            for place, content in bundle.copies().items() if bundle else ():
+                if found.setdefault(place, content) != content:
+                    raise UsageError(f"two components bring along different files {place}; rename one")
+        return found
+
+    @cached_property
+    def files(self) -> dict[str, Path]:
+        """The files that the user's components say they read, by the name that they give them.
+
+        Raises:
+            UsageError: one is not there, two have one name, or a component names one that it does not declare.
+        """
+        found: dict[str, Path] = {}
+        for component in self._own():
+            for name, path in declared(component).items():
+                if not found.setdefault(name, path).samefile(path) or name in self.modules:
+                    raise UsageError(f"two components bring along different files {name}; rename one")
+            if not isinstance(component, Dataset) and (other := named(component)) is not None:
+                raise UsageError(
+                    f"{file_of(component)}: names {other!r}, a file that is no part of the run's id; say "
+                    f"`files = ({other!r},)` in the class, and read self.beside({other!r})"
+                )
+        return found
+
+    @cached_property
+    def content(self) -> dict[str, str]:
+        """SHA-256 of all that the user's components bring along, by place."""
+        modules = {place: hashlib.sha256(content).hexdigest() for place, content in self.modules.items()}
+        return modules | {name: sha256_of_file(path) for name, path in self.files.items()}
+
+    def changed(self) -> str | None:
+        """A file that a component reads and that is another now than when the id was made; None: there is none."""
+        files = self.files.items()
+        return next((n for n, path in files if not path.is_file() or sha256_of_file(path) != self.content[n]), None)
+
+    def _own(self) -> list[Component]:
+        own = {file.absolute() for file in self.used}
+        return [component for component in components(self.recipe) if own and file_of(component) in own]
+
+    @cached_property
     def digest(self) -> str:
-        """SHA-256 of every value, and of the content of the user's files."""
-        content = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in self.used}
+        """SHA-256 of every value, and of the content of all that the user's components bring along."""
+        content = self.content
         asked = {key: value for key, value in identity(self.recipe).items() if value is not None}
         text = json.dumps([asked, content], sort_keys=True, allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()
@@ -58,6 +110,12 @@ class Resolved:
         shown = {key: _lookup(plain, key) for key in sorted(self.swept or {"seed": 0})}
         parts = [f"{key.rpartition('.')[2]}={_word(value)}" for key, value in shown.items()]
         return re.sub(r"[^A-Za-z0-9_.,=+-]+", "-", ",".join(parts))[:80]
+
+
+def sha256_of_file(path: Path) -> str:
+    """The digest of a file's content now."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _lookup(plain: Any, dotted: str) -> Any:
@@ -109,9 +167,15 @@ def shipped_recipes() -> Path:
 
 
 def resolve(
-    document: Document, sets: list[str] | None = None, sweeps: list[str] | None = None, search: tuple[Path, ...] = ()
+    document: Document,
+    sets: list[str] | None = None,
+    sweeps: list[str] | None = None,
+    search: tuple[Path, ...] = (),
+    whole: bool = False,
 ) -> list[Resolved]:
     """Every run of a recipe, validated; equal runs once. No data are read and nothing is written.
+
+    `whole`: the document is a run's own, in which a key that is missing joined later.
 
     Raises:
         RecipeError: everything that is wrong, each with its place.
@@ -121,7 +185,7 @@ def resolve(
     runs: dict[str, Resolved] = {}
     try:
         for resolved, setting in expand(changed):
-            recipe, problems = parse(Recipe, resolved.plain, search)
+            recipe, problems = parse(Recipe, resolved.plain, search, whole=whole)
             if recipe is None:
                 lines += _error(resolved, problems).lines
                 if len(lines) > MAX_PROBLEMS:

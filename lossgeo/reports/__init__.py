@@ -6,8 +6,8 @@ This interface imports neither pandas nor scipy: a recipe names its report, and 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
@@ -24,8 +24,11 @@ if TYPE_CHECKING:
 OperatorName = Annotated[str, Field(description="operator whose curvature is shown, as the probes name it")]
 ParametersGlob = Annotated[str, Field(description="group of parameters, as the probes name it; * is all")]
 ProbeKey = Annotated[
-    str | None, Field(description="probe to read, where several measured the operator; else the first")
+    str | None, Field(description="probe to read, where several measured the operator; else the best of each step")
 ]
+
+# intervals with other names than X_low and X_high: columns that are older than these
+OTHER_ENDS = {"median_steps": ("low", "high"), "value": ("low", "high")}
 
 
 @dataclass(frozen=True)
@@ -33,15 +36,18 @@ class Summary:
     """What a report found.
 
     rows   at least one; flat, with the same keys in every row, of plain Python values; None is missing, never NaN.
-           Columns X_low and X_high are the interval of column X: a format rounds X by it, a claim is judged by it.
+           The columns `ends_of` X are the interval of column X: a format rounds X by it, a claim is judged by it.
     notes  sentences a reader of the rows needs: what was left out and why, which comparison is not fair.
     draw   makes the figure and imports matplotlib only then; None where there is nothing to draw.
+    shared for a column whose numbers stand in several rows (a slope through them): a mark a row, equal where the number
+           is one. The numbers of any other column are each row's own, equal or not.
     """
 
     title: str
     rows: tuple[Row, ...]
     notes: tuple[str, ...] = ()
     draw: Callable[[], Figure] | None = None
+    shared: Mapping[str, Sequence[Hashable]] = field(default_factory=dict)
 
 
 class Report(Component):
@@ -50,6 +56,11 @@ class Report(Component):
     @abstractmethod
     def render(self, study: Study) -> Summary:
         """The answer. Runs that cannot contribute are shown or counted, never dropped in silence."""
+
+
+def ends_of(column: str) -> tuple[str, str]:
+    """The names of the columns that hold the interval of a column, where a report has one."""
+    return OTHER_ENDS.get(column, (f"{column}_low", f"{column}_high"))
 
 
 def plain(value: Any) -> Any:
@@ -66,7 +77,8 @@ def label(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def choice_note(study: Study, operator: str, probe: str | None) -> list[str]:
+def choice_note(study: Study, operator: str, parameters: str | None, probe: str | None, table: str) -> list[str]:
     """A note where several probes measured the operator and none was named."""
-    choices = study.choices(operator) if probe is None else []
-    return [f"Each run's first of {', '.join(choices)} is shown; choose with `probe`."] if choices else []
+    choices = study.choices(operator, parameters, table) if probe is None else []
+    how = "the one over the most examples counts, then the one with the smallest error"
+    return [f"Of {' and '.join(choices)}, at each step {how}; choose with `probe`."] if choices else []

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Any, Literal, final
 
 from lossgeo.components.finding import find
-from lossgeo.reports import Report, Summary, label
+from lossgeo.reports import Report, Summary, ends_of, label
 from lossgeo.reports.analysis.study import RunData, Study
 from lossgeo.tables import Row
 
-OTHER_ENDS = {"median_steps": ("low", "high")}  # columns of report `escape`, older than the names x_low and x_high
+NAMES = ("run", "replica", "step", "parameters", "saddle", "number")  # columns that tell rows apart beside settings
 
 
 @final
@@ -25,7 +25,7 @@ class Claims(Report):
 
     confirmed: the statistic's 95% interval lies inside the expected range; contradicted: outside; inconclusive: across
     its edge, or there is no interval. Every expectation has a row; where several rows of the report fit it, it has one
-    for each.
+    for each, and column `row` says which. A number that several rows share, a slope through them, is judged once.
     """
 
     def render(self, study: Study) -> Summary:
@@ -51,11 +51,22 @@ def _judged(name: str, runs: list[RunData]) -> Iterator[Row]:
     after = {"source": claim.get("source"), "command": command}
     statistic, expected = claim.get("statistic"), claim.get("expected") or []
     if not statistic or not expected:
-        yield {**shared, **_numbers(statistic, None), "expected": None, "where": None, "verdict": None, **after}
+        yield {
+            **shared,
+            **_numbers(statistic, None),
+            "expected": None,
+            "where": None,
+            "row": None,
+            "verdict": None,
+            **after,
+        }
         return
     interface: Any = Report  # abstract, which mypy takes for a mistake here
     report: Report = find(interface, claim["report"])()
-    found = report.render(Study(tuple(runs))).rows
+    study = Study(tuple(runs))
+    found = report.render(study)
+    apart = [key for key in (*study.swept, *NAMES) if len({row.get(key) for row in found.rows}) > 1]
+    marks = found.shared.get(statistic, range(len(found.rows)))
     for expectation in expected:
         where = expectation.get("where") or {}
         bounds = (expectation.get("low"), expectation.get("high"))
@@ -64,12 +75,22 @@ def _judged(name: str, runs: list[RunData]) -> Iterator[Row]:
             "expected": f"[{', '.join(ends)}]",
             "where": ", ".join(f"{key} {label(value)}" for key, value in where.items()) or None,
         }
-        fitting = [row for row in found if all(row.get(key) == value for key, value in where.items())]
-        different: dict[Any, Row | None] = {tuple(_numbers(statistic, row).values()): row for row in fitting}
-        different = different or {None: None}
-        for row in different.values():
-            interval = None if row is None else _interval(statistic, row)
-            yield {**shared, **_numbers(statistic, row), **words, "verdict": verdict(interval, bounds), **after}
+        fitting: dict[Hashable, list[Row]] = {}
+        for mark, row in zip(marks, found.rows, strict=True):
+            if all(row.get(key) == value for key, value in where.items()):
+                fitting.setdefault(mark, []).append(row)
+        for alike in fitting.values() or [[]]:
+            first = alike[0] if alike else None
+            interval = None if first is None else _interval(statistic, first)
+            which = {"row": _which(alike, apart)}
+            said = {"verdict": verdict(interval, bounds)}
+            yield {**shared, **_numbers(statistic, first), **words, **which, **said, **after}
+
+
+def _which(rows: list[Row], apart: Sequence[str]) -> str | None:
+    """What rows that share a number have in common, of the columns that tell a report's rows apart."""
+    same = (key for key in apart if rows and rows[0][key] is not None and len({row[key] for row in rows}) == 1)
+    return ", ".join(f"{key} {label(rows[0][key])}" for key in same) or None
 
 
 def _numbers(statistic: str | None, row: Row | None) -> Row:
@@ -80,7 +101,7 @@ def _numbers(statistic: str | None, row: Row | None) -> Row:
 
 def _interval(statistic: str, row: Row) -> tuple[float, float] | None:
     """The interval of a statistic in a report's row; None where the row has none."""
-    low, high = (row.get(name) for name in OTHER_ENDS.get(statistic, (f"{statistic}_low", f"{statistic}_high")))
+    low, high = (row.get(name) for name in ends_of(statistic))
     return None if low is None or high is None else (float(low), float(high))
 
 

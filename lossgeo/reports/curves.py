@@ -1,7 +1,8 @@
-"""Training curves: loss, accuracy, the largest eigenvalue with the threshold 2 / lr beside it, and the trace."""
+"""Training curves: loss, accuracy, the largest eigenvalue with its threshold beside it, and the trace."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, final
 
 import numpy as np
@@ -9,23 +10,34 @@ import pandas as pd
 from pydantic import Field
 
 from lossgeo.errors import UsageError
-from lossgeo.reports import OperatorName, ParametersGlob, ProbeKey, Report, Summary, choice_note, plain
+from lossgeo.reports import OperatorName, ParametersGlob, ProbeKey, Report, Summary, choice_note
 from lossgeo.reports.analysis.study import WHOLE, Study
+from lossgeo.reports.analysis.trials import shown
 
 if TYPE_CHECKING:
     from lossgeo.reports.figures.style import Figure
 
 CURVATURE = ["lambda_max", "lambda_max_low", "lambda_max_high", "trace", "trace_low", "trace_high"]
+# by an operator, whose threshold its largest eigenvalue is compared with: plain descent has D = 1
+MATCHING = {
+    "hessian": ("hessian",),
+    "finite_difference": ("hessian",),
+    "preconditioned": ("hessian", "preconditioned"),
+}
 MEASURED = ["train_loss", "test_loss", "train_accuracy", "test_accuracy", *CURVATURE, "threshold"]
 
 
 @final
 class Curves(Report):
-    """Loss, accuracy, lambda_max, 2 / lr and the trace over steps, one line a run, with bands of 95% intervals.
+    """Loss, accuracy, lambda_max, its threshold and the trace over steps, one line a run, with bands of 95% intervals.
 
-    A row stands wherever a run was evaluated or probed. The interval of lambda_max is its bracket over data, where it
-    was measured on a sample; that of the trace holds the error over random vectors too. threshold = 2 / lr, with the lr
-    of the nearest logged step, is the curvature above which full-batch gradient descent is unstable on a quadratic.
+    A row stands wherever a run was evaluated or probed, with means over the trials used: those on their way, of which
+    all is known that is known of any. diverged, ended (otherwise) and failed are the others. The interval of lambda_max
+    is its bracket over data, where it was measured on a sample, else the solver's error; that of the trace holds the
+    error over random vectors too. threshold is the curvature above which the run's optimizer, with all its keys, is
+    unstable on a quadratic with full batches at the rate of that step: 2 / lr for gradient descent, (2 + 2 b) / lr with
+    momentum b, of the preconditioned curvature 38 / lr for Adam. It stands beside the operator that it belongs to, over
+    all parameters, where the steps logged before and after have the same or the step itself was logged.
     """
 
     operator: OperatorName = "hessian"
@@ -51,7 +63,7 @@ class Curves(Report):
                 "run": row["run"],
                 **settings[row["run"]],
                 "step": None if pd.isna(row["step"]) else int(row["step"]),
-                **{column: plain(row[column]) for column in MEASURED},
+                **shown(row, MEASURED),
             }
             for row in long.to_dict("records")
         )
@@ -71,16 +83,25 @@ class Curves(Report):
         return self.color or next((key for key in study.swept if key != "seed"), None)
 
     def _curves(self, study: Study) -> pd.DataFrame:
-        top = study.top_eigenvalues(self.operator, self.probe, self.parameters).drop(columns=["converged", "failure"])
-        curves = study.evaluations().merge(top, how="outer", on=["run", "step"])
-        curves = curves.merge(study.traces(self.operator, self.parameters), how="outer", on=["run", "step"])
-        curves = curves.sort_values("step", kind="stable")
-        rates = study.table("steps").reindex(columns=["run", "step", "lr"]).dropna()
-        if len(rates) == 0:
-            return curves.assign(threshold=np.nan)
-        rates = rates.drop_duplicates(["run", "step"]).sort_values("step", kind="stable")  # one lr for all replicas
-        curves = pd.merge_asof(curves, rates, on="step", by="run", direction="nearest")
-        return curves.assign(threshold=2 / curves["lr"].where(curves["lr"] > 0))
+        curves = study.curves(self.operator, self.parameters, self.probe).sort_values("step", kind="stable")
+        return curves.assign(threshold=self._thresholds(study, curves))
+
+    def _thresholds(self, study: Study, curves: pd.DataFrame) -> np.ndarray:
+        """That of the operator shown, for every row of `curves`, which go by step; NaN where it is not known."""
+        logged = _limits(study)
+        fits = logged["threshold_of"].isin(MATCHING.get(self.operator, ())) & (self.parameters == WHOLE)
+        logged = logged.assign(threshold=logged["threshold"].where(fits)).drop(columns="threshold_of")
+        if not len(logged):
+            return np.full(len(curves), np.nan)
+        before, after = (
+            pd.merge_asof(curves[["run", "step"]], logged, on="step", by="run", direction=way)["threshold"].to_numpy()
+            for way in ("backward", "forward")
+        )
+        ends = logged.groupby("run")["step"].transform("max")
+        settled = logged.groupby("run")["threshold"].shift().eq(logged["threshold"]) & logged["step"].eq(ends)
+        beyond = logged.loc[settled].set_index("run")
+        past = (curves["step"] > curves["run"].map(beyond["step"])).to_numpy()  # of steps there is none after the last
+        return np.where((before == after) | past, before, np.nan)
 
     def _notes(self, study: Study, curves: pd.DataFrame) -> tuple[str, ...]:
         notes = []
@@ -89,11 +110,36 @@ class Curves(Report):
             notes.append(
                 f"{without} of {len(study.runs)} runs have neither an evaluation nor an eigenvalue nor a trace."
             )
-        notes += choice_note(study, self.operator, self.probe)
-        plain_descent = {("sgd", 0), (None, 0)}
-        used = {(run.flat.get("optimizer.name"), run.flat.get("optimizer.momentum") or 0) for run in study.runs}
-        if not used <= plain_descent:
-            notes.append(
-                "2 / lr is the threshold of gradient descent without momentum; some of these optimizers have another."
+        for table in ("eigenvalues", "trace"):
+            notes += choice_note(study, self.operator, self.parameters, self.probe, table)
+        for count, of_them in (("diverged", "diverged"), ("failed", "lack a number that others have")):
+            if (curves[count] > 0).any():
+                notes.append(
+                    f"In {(curves[count] > 0).sum()} rows there are trials that {of_them}; no number is over them."
+                )
+        return (*notes, *self._on_thresholds(study))
+
+    def _on_thresholds(self, study: Study) -> Iterator[str]:
+        """Where there is none, and what it does not cover."""
+        logged = _limits(study)
+        of_run = logged.dropna(subset="threshold").groupby("run")["threshold_of"].first()
+        without = sum(run.id not in of_run.index for run in study.runs)
+        if without:
+            yield (
+                f"{without} of {len(study.runs)} runs have no threshold: theory gives none for their optimizer as it "
+                "is set, such as Adam with weight decay that the curvature lacks, or they were made before it was kept."
             )
-        return tuple(notes)
+        for operator in sorted(set(of_run) - set(MATCHING.get(self.operator, ()))):
+            count = int((of_run == operator).sum())
+            yield f"The threshold of {count} runs is one of operator {operator}: see it with operator={operator}."
+        if self.parameters != WHOLE and len(of_run):
+            yield "The thresholds are those of all the parameters, not of a group."
+        if any(run.flat.get("batch_size", "full") != "full" for run in study.runs) and len(of_run):
+            yield "Some of these runs step on batches, whose noise makes steps unstable below the threshold already."
+
+
+def _limits(study: Study) -> pd.DataFrame:
+    """run, step, threshold, threshold_of of every logged step, in the order of steps; all trials have the same."""
+    rows = study.table("steps").reindex(columns=["run", "step", "threshold", "threshold_of"])
+    rows = rows.drop_duplicates(["run", "step"]).sort_values("step", kind="stable")
+    return rows.astype({"threshold": float})

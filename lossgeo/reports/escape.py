@@ -53,7 +53,10 @@ class Escape(Report):
             return escape.draw(arms, rows, families)
 
         drawable = any(arm.curve for arm in arms)
-        return Summary("Escape from saddles", rows, tuple(_notes(study, arms, rows)), draw if drawable else None)
+        notes = tuple(_notes(study, arms, rows))
+        of_law = [id(laws.get(id(arm), arm)) for arm in arms]  # an arm without a law shares it with none
+        shared = dict.fromkeys(("law", "exponent", "slope"), of_law)
+        return Summary("Escape from saddles", rows, notes, draw if drawable else None, shared)
 
     def _arms(self, study: Study) -> list[Arm]:
         every = study.table("escapes").reindex(columns=[*COLUMNS, "predicted_steps"])

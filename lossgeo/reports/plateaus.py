@@ -11,17 +11,21 @@ from typing import TYPE_CHECKING, final
 
 import numpy as np
 import pandas as pd
+from pydantic import Field
 
-from lossgeo.reports import Report, Summary
+from lossgeo.reports import Report, Summary, plain
 from lossgeo.reports.analysis.arms import settings_of
 from lossgeo.reports.analysis.intervals import Estimate, mean, share
+from lossgeo.reports.analysis.measurements import fullest
 from lossgeo.reports.analysis.study import Study
 from lossgeo.reports.analysis.survival import Survival, survival
+from lossgeo.reports.analysis.trials import counted, listed
 from lossgeo.tables import Row
 
 if TYPE_CHECKING:
     from lossgeo.reports.figures.style import Figure
 
+KEYS = ["run", "replica", "step", "probe", "failure", "number", "censored", "strict"]
 NUMBERS = ["start_step", "last_step", "middle_loss", "lambda_min", "lambda_max", "leaving_steps", "predicted_steps"]
 
 
@@ -36,10 +40,14 @@ class Plateaus(Report):
     Source: Kaplan & Meier 1958 for censored lengths.
     """
 
+    probe: str | None = Field(
+        default=None, description="probe to read, where several looked; else each run's that looked at the most steps"
+    )
+
     def render(self, study: Study) -> Summary:
         """A row per swept setting other than seeds, and per plateau; a setting without any has one with counts."""
-        every = study.table("plateaus").reindex(columns=["run", "failure", "number", "censored", "strict", *NUMBERS])
-        every = every.astype(dict.fromkeys(NUMBERS, float))
+        every = study.table("plateaus").reindex(columns=[*KEYS, *NUMBERS]).astype(dict.fromkeys(NUMBERS, float))
+        every = counted(fullest(every, self.probe), study.trials)
         groups: list[tuple[Row, int | None, pd.DataFrame]] = []
         for settings, runs in settings_of(study):
             mine = every[every["run"].isin(runs) & every["number"].notna()]
@@ -75,8 +83,9 @@ def _predicted(found: pd.DataFrame) -> pd.DataFrame:
 
 def _numbers(found: pd.DataFrame) -> Row:
     curve = _curve(found)
-    medians = {name: float(found[name].median()) if found[name].notna().any() else None for name in NUMBERS}
     theory = _predicted(found)
+    of_both = {**dict.fromkeys(NUMBERS, found), "leaving_steps": theory, "predicted_steps": theory}  # compared
+    medians = {name: plain(rows[name].median()) for name, rows in of_both.items()}
     logs = np.log(theory["leaving_steps"].to_numpy() / theory["predicted_steps"].to_numpy())
     return {
         "plateaus": len(found),
@@ -86,6 +95,7 @@ def _numbers(found: pd.DataFrame) -> Row:
         **share(int(found["strict"].eq(True).sum()), len(found)).columns("strict_share"),
         **{name: medians[name] for name in ("leaving_steps", "predicted_steps")},
         **mean(logs).map(np.exp).columns("ratio"),
+        "probe": listed(found["probe"]),
     }
 
 

@@ -5,25 +5,28 @@ from __future__ import annotations
 from collections import Counter
 from typing import final
 
-import pandas as pd
+from lossgeo.reports import OperatorName, ProbeKey, Report, Summary, choice_note
+from lossgeo.reports.analysis.study import WHOLE, Study
+from lossgeo.reports.analysis.trials import shown
 
-from lossgeo.reports import OperatorName, ProbeKey, Report, Summary, plain
-from lossgeo.reports.analysis.study import Study, last
+CURVATURE = ("lambda_max", "lambda_max_low", "lambda_max_high", "trace", "trace_low", "trace_high")
+LAST = ("train_loss", "test_loss", "test_accuracy", *CURVATURE)
 
 
 @final
 class Runs(Report):
-    """Every run with what was swept, its status, its last numbers and its seconds."""
+    """Every run with what was swept, its status, its last numbers and its seconds.
+
+    The numbers are means over the trials used: those that did not diverge, and of which all is known that is known of
+    any. diverged and failed are the others.
+    """
 
     operator: OperatorName = "hessian"
     probe: ProbeKey = None
 
     def render(self, study: Study) -> Summary:
         """One row a run, whatever its state; a number that was never measured is None."""
-        measured = (study.evaluations(), study.top_eigenvalues(self.operator, self.probe), study.traces(self.operator))
-        final_numbers = pd.concat([last(rows).drop(columns="step") for rows in measured], axis=1)
-        final_numbers = final_numbers.reindex([run.id for run in study.runs])
-        columns = ["train_loss", "test_loss", "test_accuracy", "lambda_max", "trace"]
+        numbers = study.final(self.operator, WHOLE, self.probe)
         rows = tuple(
             {
                 "run": run.id,
@@ -31,7 +34,7 @@ class Runs(Report):
                 "status": run.status,
                 "reason": run.manifest.get("reason"),
                 "step": run.manifest.get("step"),
-                **{column: plain(final_numbers.at[run.id, column]) for column in columns},
+                **shown(numbers.loc[run.id].to_dict(), LAST),
                 "seconds": run.manifest.get("seconds"),
                 "probe_seconds": run.manifest.get("probe_seconds"),
                 "folder": str(run.folder),
@@ -40,4 +43,18 @@ class Runs(Report):
         )
         states = Counter(run.status for run in study.runs)
         counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
-        return Summary("Runs", rows, (f"{len(rows)} runs: {counts}.",))
+        notes = [f"{len(rows)} runs: {counts}."]
+        notes += [
+            note
+            for table in ("eigenvalues", "trace")
+            for note in choice_note(study, self.operator, WHOLE, self.probe, table)
+        ]
+        apart = int(
+            (numbers["train_loss_step"] != numbers["lambda_max_step"]).where(numbers["lambda_max"].notna()).sum()
+        )
+        if apart:
+            notes.append(f"In {apart} rows the losses and lambda_max are of different steps.")
+        for count, of_them in (("diverged", "diverged"), ("failed", "lack a number that others have")):
+            if numbers[count].sum():
+                notes.append(f"{numbers[count].sum()} trials {of_them}; no number is over them.")
+        return Summary("Runs", rows, tuple(notes))

@@ -16,7 +16,7 @@ from pydantic import Field
 from lossgeo.reports import OperatorName, ParametersGlob, ProbeKey, Report, Summary, choice_note
 from lossgeo.reports.analysis.batch_sizes import SizeSweep, size_sweeps, tied_to_size, unconverged
 from lossgeo.reports.analysis.intervals import FEWEST
-from lossgeo.reports.analysis.study import WHOLE, RunData, Study, last
+from lossgeo.reports.analysis.study import WHOLE, RunData, Study
 
 if TYPE_CHECKING:
     from lossgeo.reports.figures.style import Figure
@@ -30,8 +30,10 @@ UNEQUAL_LOSS = 0.1
 class Sharpness(Report):
     """lambda_max by batch size, with the exponent of lambda_max ~ batch_size^slope.
 
-    Per group: mean over runs and its 95% bootstrap interval. Slope: least squares of log lambda_max on log batch size
-    within each seed, mean over seeds. train_loss_ratio: largest over smallest mean train loss of the batch sizes.
+    Per group: mean over the runs used and its 95% bootstrap interval, each run with the mean of its trials_used.
+    diverged counts trials, a run alone as one. What one of these runs lacks has no mean. Slope: least squares of log
+    lambda_max on log batch size within each seed, mean over seeds. train_loss_ratio: largest over smallest mean train
+    loss of the batch sizes.
     Source: Keskar et al. 2017 (the claim); Jastrzebski et al. 2018 (lambda_max and lr / batch size).
     """
 
@@ -53,7 +55,8 @@ class Sharpness(Report):
             *_missing_notes(runs),
             *_measurement_notes(runs[runs["outcome"] == "used"], sweeps),
         ]
-        notes += choice_note(study, self.operator, self.probe)
+        for table in ("eigenvalues", "trace"):
+            notes += choice_note(study, self.operator, self.parameters, self.probe, table)
 
         def draw() -> Figure:
             from lossgeo.reports.figures import sharpness
@@ -61,16 +64,17 @@ class Sharpness(Report):
             return sharpness.draw(self.operator, sweeps)
 
         rows = tuple(row for sweep in sweeps for row in sweep.rows)
+        of_sweep = [number for number, sweep in enumerate(sweeps) for _ in sweep.rows]
+        shared = dict.fromkeys(("slope", "train_loss_ratio"), of_sweep)
         drawable = runs.loc[runs["outcome"] == "used", "size"].notna().any()
         title = f"Sharpness ({self.operator}) by batch size"
-        return Summary(title, rows, tuple(notes), draw if drawable else None)
+        return Summary(title, rows, tuple(notes), draw if drawable else None, shared)
 
     def _runs(self, study: Study) -> pd.DataFrame:
         """One row a run: settings, size (batch size as a number), numbers, and outcome: used, diverged, or why not."""
-        top = last(study.top_eigenvalues(self.operator, self.probe, self.parameters), self.step)
-        evaluations = last(study.evaluations(), self.step).rename(columns={"step": "evaluated"})
-        traces = last(study.traces(self.operator, self.parameters), self.step)["trace"]
-        runs = pd.concat([top, evaluations, traces], axis=1).reindex([run.id for run in study.runs])
+        step = None if self.step == "last" else self.step
+        runs = study.final(self.operator, self.parameters, self.probe, step).loc[[run.id for run in study.runs]]
+        runs = runs.rename(columns={"lambda_max_step": "step", "train_loss_step": "evaluated"})
         for key in dict.fromkeys(["batch_size", "seed", *study.swept]):
             runs[key] = pd.Series([run.flat.get(key) for run in study.runs], runs.index, dtype=object)
         runs["size"] = pd.Series([_size(run) for run in study.runs], runs.index, dtype=float)
@@ -85,11 +89,11 @@ class Sharpness(Report):
         reached = self.step != "last" and run.manifest.get("step", 0) >= self.step
         if run.status != "done" and not reached:
             return f"{run.status} at step {run.manifest.get('step')} of {run.manifest.get('steps')}"
+        if np.isfinite(numbers["lambda_max"]):
+            return "used"
         if isinstance(numbers["failure"], str):
             return f"the probe failed: {numbers['failure']}"
-        return (
-            "used" if np.isfinite(numbers["lambda_max"]) else f"no top eigenvalue of the {self.operator} was measured"
-        )
+        return f"no top eigenvalue of the {self.operator} was measured"
 
 
 def _size(run: RunData) -> float | None:
@@ -124,6 +128,10 @@ def _missing_notes(runs: pd.DataFrame) -> list[str]:
     diverged = int((runs["outcome"] == "diverged").sum())
     if diverged:
         notes.append(f"{diverged} of {len(runs)} runs diverged and are left out of the means.")
+    used = runs[runs["outcome"] == "used"]
+    for count, of_them in (("diverged", "diverged"), ("failed", "lack a number that others have")):
+        if used[count].sum():
+            notes.append(f"Of the trials of these runs {used[count].sum()} {of_them}; no number is over them.")
     reasons = Counter(runs.loc[~runs["outcome"].isin(["used", "diverged"]), "outcome"])
     if reasons:
         listed = "; ".join(f"{count} x {reason}" for reason, count in reasons.most_common())
@@ -141,7 +149,7 @@ def _measurement_notes(used: pd.DataFrame, sweeps: list[SizeSweep]) -> list[str]
     for column in ("trace", "train_loss", "test_accuracy"):
         without = int(used[column].isna().sum())
         if 0 < without < len(used):
-            notes.append(f"{without} of {len(used)} runs have no {column}; its mean is over the others.")
+            notes.append(f"{without} of {len(used)} runs have no {column}; beside them there is no mean of it.")
     if any(0 < row["used"] < FEWEST for sweep in sweeps for row in sweep.rows):
         notes.append(
             f"An interval from fewer than {FEWEST} runs is too short: from 2, 3, 4 it holds the mean in about 50, 75,"

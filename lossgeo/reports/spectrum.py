@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Literal, final
 import pandas as pd
 from pydantic import Field
 
-from lossgeo.errors import UsageError
-from lossgeo.reports import OperatorName, ProbeKey, Report, Summary
+from lossgeo.reports import OperatorName, ProbeKey, Report, Summary, choice_note
 from lossgeo.reports.analysis.spectra import APART, Measured
-from lossgeo.reports.analysis.study import WHOLE, Study, one_probe
+from lossgeo.reports.analysis.study import WHOLE, Study
 from lossgeo.tables import Row
 
 if TYPE_CHECKING:
@@ -86,15 +85,8 @@ class Spectrum(Report):
     def _tables(self, study: Study) -> dict[str, pd.DataFrame]:
         """The rows of the operator in each of TABLES, by one probe a table."""
         group = None if self.parameters == EACH else self.parameters
-        tables = {name: study.measured(name, self.operator, group) for name in TABLES}
-        probes = list(dict.fromkeys(probe for rows in tables.values() for probe in rows["probe"]))
-        if self.probe is not None and self.probe not in probes:
-            there = f"; {', '.join(probes)} did" if probes else ""
-            raise UsageError(f"spectrum: probe: {self.probe!r} measured no {self.operator} of {self.parameters}{there}")
-        return {
-            name: one_probe(rows, self.probe if (rows["probe"] == self.probe).any() else None)
-            for name, rows in tables.items()
-        }
+        probes = study.chosen(TABLES, self.operator, group, self.probe)
+        return {name: study.measured(name, self.operator, group, probe) for name, probe in probes.items()}
 
     def _spectra(self, study: Study, tables: dict[str, pd.DataFrame]) -> list[Measured]:
         """The spectra in the order of runs and steps; a run without any measurement keeps its place."""
@@ -128,9 +120,7 @@ class Spectrum(Report):
             for reason, count in Counter(here["failure"]).most_common():
                 yield f"{count} measurements of {name} failed: {reason}."
             group = None if self.parameters == EACH else self.parameters
-            choices = study.choices(self.operator, group, name) if self.probe is None else []
-            if choices:
-                yield f"Each run's first of {', '.join(choices)} is shown; choose with `probe`."
+            yield from choice_note(study, self.operator, group, self.probe, name)
 
     def _reading(self, spectra: list[Measured], rows: tuple[Row, ...]) -> Iterator[str]:
         """The meaning of columns that hold anything."""

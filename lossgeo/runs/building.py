@@ -20,7 +20,7 @@ from lossgeo.landscapes.surface_module import SurfaceLoss, SurfaceModule, surfac
 from lossgeo.landscapes.surfaces import Surface
 from lossgeo.randomness import generator, trial_seed
 from lossgeo.recipes.recipe import Recipe
-from lossgeo.saddles.saddle import Saddles, Watch, beginnings, watched_saddles
+from lossgeo.saddles.saddle import Saddles, Watch, beginnings, saddles_on_the_way
 
 
 def landscape_and_data(recipe: Recipe, device: torch.device | str) -> tuple[Landscape, Data]:
@@ -32,20 +32,22 @@ def landscape_and_data(recipe: Recipe, device: torch.device | str) -> tuple[Land
     if recipe.surface is not None:
         return _of_surface(recipe, recipe.surface, device)
     model, dataset, loss = network(recipe)
-    data = dataset.load()
+    data = dataset.load(loss.accepts)
     if data.task.targets not in loss.accepts:
         raise UsageError(
-            f"loss {loss.component_name()!r} takes {' or '.join(loss.accepts)}, the data have {data.task.targets}"
+            f"loss {loss.component_name()!r} takes {' or '.join(loss.accepts)}, the data have {data.task.targets}; use "
+            f"`loss: {'mse' if data.task.targets == 'values' else 'cross_entropy'}`, or say what they are with `kind`"
         )
     size = _batch_size(recipe, data)
     plant = None if recipe.start is None else recipe.start.plant
     exact = plant is not None  # in float32 no planted point is critical
     dtype = getattr(torch, ("float64" if exact else "float32") if recipe.dtype == "auto" else recipe.dtype)
+    data.refuse_lost(dtype)
     module = model.build(data.task, generator(recipe.seed, "initialization"))
     known = Knowledge()
     if plant is not None:
         points = plant.points(model, data, loss, recipe.seed)
-        known = Knowledge(f"plant {plant.component_name()!r}", lambda: points)
+        known = Knowledge(f"plant {plant.component_name()!r}", lambda: points, ordered=plant.chain)
     made = Landscape(module, loss, data.task, data.train, data.test, dtype, device, known=known)
     made.flat.rehearse(
         made.train.inputs[: data.train.size % size or size]
@@ -62,6 +64,8 @@ def _of_surface(recipe: Recipe, surface: Surface, device: torch.device | str) ->
         f"surface {surface.component_name()!r}",
         lambda: (point for point in surface.critical_points() if point.is_saddle),
         surface.theory,
+        surface.chain,
+        surface.invariants,
     )
     data_and_type = (data.task, data.train, data.test, dtype, device)
     return Landscape(module, SurfaceLoss(), *data_and_type, formula=surface.value, known=known), data
@@ -92,7 +96,7 @@ def _saddles(landscape: Landscape) -> Saddles:
         point = Point(0, theta.to(landscape.device), {})
         return Hessian().at(LocalLoss(landscape, point, landscape.train, dtype=torch.float64))
 
-    return Saddles(landscape.known.owner, landscape.known.points, hessian)
+    return Saddles(landscape.known.owner, landscape.known.points, landscape.known.ordered, hessian)
 
 
 def watch_of(recipe: Recipe, landscape: Landscape) -> Watch | None:
@@ -103,7 +107,7 @@ def watch_of(recipe: Recipe, landscape: Landscape) -> Watch | None:
     """
     if recipe.escape is None:
         return None
-    return Watch(recipe.escape, watched_saddles(_saddles(landscape), recipe.start, recipe.escape))
+    return Watch(recipe.escape, saddles_on_the_way(_saddles(landscape), recipe.start, recipe.escape))
 
 
 def starts(recipe: Recipe, landscape: Landscape) -> torch.Tensor:

@@ -14,6 +14,18 @@ STEPS = (
     Column("loss", "float", "loss", "on the batch, before the step"),
     Column("gradient_norm", "float", "loss / parameter", "Euclidean norm of the batch's gradient, before the step"),
     Column("lr", "float", "", "learning rate of the step"),
+    Column(
+        "threshold",
+        "float",
+        "as threshold_of",
+        "curvature above which a full-batch step at this rate contracts no more; null: no theory says",
+    ),
+    Column(
+        "threshold_of",
+        "string",
+        "",
+        "operator whose largest eigenvalue it is for: hessian, or preconditioned",
+    ),
 )
 EVALUATIONS = (
     Column("epoch", "float", "epochs", "passes over the training data so far"),
@@ -32,7 +44,12 @@ ESCAPES = (
     Column("last_step", "int", "steps", "the last step at which it was looked at"),
     Column("ended", "string", "", "escaped, budget, diverged, returned or stopped: how the trial ended"),
     Column("underflow", "bool", "", "censored, and what could grow fell below the smallest normal number"),
-    Column("predicted_steps", "float", "steps", "by the local spectrum, from where it began; null: no theory says"),
+    Column(
+        "predicted_steps",
+        "float",
+        "steps",
+        "by the linear theory, from where it began; with noise the median over trials; null: no theory says",
+    ),
 )
 OF_TRAINING = {"steps": STEPS, "evaluations": EVALUATIONS, "escapes": ESCAPES}
 

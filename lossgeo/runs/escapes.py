@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 
 import torch
@@ -10,6 +11,7 @@ from lossgeo.landscapes.datasets import Data
 from lossgeo.landscapes.landscape import Landscape
 from lossgeo.landscapes.point import Point
 from lossgeo.landscapes.vectorized import VectorizedModule
+from lossgeo.optimizers.schedules import Rates
 from lossgeo.recipes.recipe import Recipe
 from lossgeo.runs.building import network
 from lossgeo.runs.trials import RUNNING, WORDS
@@ -29,19 +31,19 @@ class Escapes:
         watch: Watch,
         start: torch.Tensor,
         batch_size: int,
+        rates: Rates,
     ) -> None:
         self.watch = watch
         self.start = start
-        lr = recipe.optimizer.lr * recipe.schedule.factor(0, recipe.steps or 1)
         none: list[float | None] = [None] * len(start)
         self.predicted = [none for _ in watch.saddles]  # (S, R)
-        at_once = _by_theory(recipe, data, watch, start, lr)
+        at_once = _by_theory(recipe, data, watch, start, rates)
         if at_once is not None:
             self.predicted = at_once
         elif watch.escape.saddles != "last":  # trials begin beside the first one that is watched
             noise = noise_along(landscape, watch.saddles[0], batch_size)
             first, value = watch.saddles[0], _differentiable(landscape)
-            self.predicted[0] = predicted_steps(value, first, watch.escape, recipe.optimizer, lr, start, noise)
+            self.predicted[0] = predicted_steps(value, first, watch.escape, recipe.optimizer, rates, start, noise)
 
     def rows(self, point: Point) -> Iterator[Row]:
         """A row for every trial and every saddle that it was at; one is at a saddle once it has left that before."""
@@ -79,19 +81,20 @@ class Escapes:
 
 
 def _by_theory(
-    recipe: Recipe, data: Data, watch: Watch, start: torch.Tensor, lr: float
+    recipe: Recipe, data: Data, watch: Watch, start: torch.Tensor, rates: Rates
 ) -> list[list[float | None]] | None:
     """What the plant knows of gradient descent past all of its saddles: steps at each."""
     plant = None if recipe.start is None else recipe.start.plant
     drop = watch.escape.loss_drop
-    plain_descent = recipe.optimizer.drift(lr) == lr
+    plain_descent = recipe.optimizer.drift(1.0) == 1.0
     if plant is None or drop is None or not plain_descent or watch.saddles[0].number != 0:
         return None
-    left = plant.leaving(network(recipe)[0], data, start.cpu(), lr, drop)
+    left = plant.leaving(network(recipe)[0], data, start.cpu(), rates, drop)
     if left is None:
         return None
     stays = torch.diff(left, dim=1, prepend=left.new_zeros(len(left), 1))
-    return [stays[:, saddle.number].tolist() for saddle in watch.saddles]
+    known = [stays[:, saddle.number].tolist() for saddle in watch.saddles]
+    return [[n if math.isfinite(n) else None for n in steps] for steps in known]
 
 
 def _differentiable(landscape: Landscape) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -11,6 +11,7 @@ from lossgeo.randomness import Noise
 from lossgeo.runs.escapes import Escapes
 from lossgeo.runs.resuming import packed
 from lossgeo.runs.run import Run
+from lossgeo.runs.trials import endings
 from lossgeo.tables import Row, Table
 
 
@@ -41,7 +42,9 @@ class Journal:
                 self.add("escapes", point.step, row)
         for table in self.tables.values():
             table.flush()
+        trials = {"trials": endings(point.trials)} if point.trials else {}
         self._run.note(
+            **trials,
             status=status,
             reason=reason,
             step=point.step,

@@ -11,6 +11,7 @@ import torch
 from lossgeo.errors import RunError, Stopped
 from lossgeo.files import set_aside
 from lossgeo.landscapes.landscape import Memory
+from lossgeo.optimizers.schedules import Rates
 from lossgeo.probes import Probe
 from lossgeo.runs.building import landscape_and_data
 from lossgeo.runs.interrupt import Interrupt
@@ -57,13 +58,14 @@ def probe(
         measuring = Measuring(run, landscape, probes, tables, memories)
         chosen = _chosen(list(run.checkpoints()), at, run)
         due = {step: missing for step in chosen if (missing := [p for p in probes if measuring.missing(p, step)])}
+        rates = Rates(run.recipe.optimizer.lr, run.recipe.schedule, int(run.manifest()["steps"]))
         total, number = sum(map(len, due.values())), 0
         broken = []
         for step, missing in due.items():
             if interrupt:
                 raise Stopped(interrupt.signum)
             try:
-                point = restore(landscape, step, run.load(step), memories, run.recipe.optimizer)
+                point = restore(landscape, step, run.load(step), memories, run.recipe.optimizer, rates)
             except RunError as error:
                 broken.append(str(error))
                 continue

@@ -15,6 +15,7 @@ from lossgeo.landscapes.datasets import Dataset
 from lossgeo.landscapes.landscape import Landscape, Memory
 from lossgeo.landscapes.point import Point
 from lossgeo.optimizers import Optimizer
+from lossgeo.optimizers.schedules import Rates
 from lossgeo.recipes.recipe import Recipe
 from lossgeo.runs.columns import OF_TRAINING
 from lossgeo.runs.run import FINISHED, Run, Tensors, contained
@@ -41,7 +42,7 @@ def finished(run: Run) -> bool:
 @cache
 def data_sha256(dataset: Dataset) -> str:
     """Of a dataset's content now, read once a process: the runs of a sweep share it."""
-    return dataset.load().sha256
+    return dataset.sha256()
 
 
 def _tables(recipe: Recipe) -> dict[str, tuple[Column, ...]]:
@@ -68,6 +69,7 @@ def resume(
     landscape: Landscape,
     loss: BatchLoss,
     start: torch.Tensor,
+    rates: Rates,
     noise: torch.Generator,
     memories: dict[str, Memory],
 ) -> tuple[Point, list[str]]:
@@ -91,9 +93,9 @@ def resume(
             except RunError as error:
                 notes.append(f"{error}; an earlier one serves in its place")
                 continue
-            return restore(landscape, step, tensors, memories, run.recipe.optimizer, noise), notes
+            return restore(landscape, step, tensors, memories, run.recipe.optimizer, rates, noise), notes
     theta, optimizer = start.clone(), run.recipe.optimizer
-    return Point(0, theta, optimizer.init(loss, theta), optimizer), notes
+    return Point(0, theta, optimizer.init(loss, theta), optimizer, rates), notes
 
 
 def opened(run: Run, step: int) -> dict[str, Table]:
@@ -121,6 +123,7 @@ def restore(
     tensors: Tensors,
     memories: dict[str, Memory],
     optimizer: Optimizer,
+    rates: Rates,
     noise: torch.Generator | None = None,
 ) -> Point:
     """The point in such tensors; sets the landscape's buffers, the probes' memories and the noise stream to it."""
@@ -136,4 +139,4 @@ def restore(
     theta = groups[""]["theta"].to(landscape.device)
     # what stands beside theta lives where theta lives; counters and the like stay on the CPU
     state = {n: t.to(theta.device) if t.ndim else t for n, t in groups.get("state", {}).items()}
-    return Point(step, theta, state, optimizer, trials=groups.get("trials", {}))
+    return Point(step, theta, state, optimizer, rates, trials=groups.get("trials", {}))

@@ -27,17 +27,19 @@ from safetensors.torch import save
 
 import lossgeo
 from lossgeo.components.finding import used_files
+from lossgeo.components.reads import watched
 from lossgeo.errors import LossgeoError, RunError, UsageError
 from lossgeo.files import remove_parts, set_aside, write_atomically
 from lossgeo.folders import CHECKPOINTS, COMPONENTS, EIGENVECTORS, MANIFEST, RECIPE
 from lossgeo.recipes.documents import read_document, write_document
-from lossgeo.recipes.resolving import Resolved, resolve
+from lossgeo.recipes.resolving import Resolved, resolve, sha256_of_file
 from lossgeo.tables import Column, Table
 
 Manifest = dict[str, Any]
 Tensors = dict[str, torch.Tensor]
 
 FINISHED = ("done", "diverged")
+COPIED = 2**26  # bytes of a file that a component reads; every run of a sweep has its copy
 CHECKPOINT = re.compile(r"step-(\d{8})\.safetensors")
 WITHOUT_MANIFEST = "remove that file, and the command that trained the run goes on from its last checkpoint"
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -68,17 +70,22 @@ class Run:
         """An existing run, wherever its folder stands now and whatever it is called.
 
         Raises:
-            RunError: its recipe or its components are missing, or were changed after the run was made.
+            RunError: its recipe, its components or a file that one reads were changed after the run was made.
+            UsageError: one of these is missing.
         """
         manifest, path = _manifest(folder), folder / RECIPE
-        if "content" not in manifest or manifest["content"] != _content(folder):
+        if "content" not in manifest or manifest["content"] != _content(folder, manifest):
             raise RunError(
                 f"{path}: it or a file in components/ is not what the run was made from; the command that trained the "
                 f"run puts them back, and a change is a recipe of its own: lossgeo train {shlex.quote(str(path))}"
             )
         own = folder / COMPONENTS
-        found = resolve(read_document(path.read_bytes(), str(path)), search=used_files([own]) if own.is_dir() else ())
-        return cls(found[0], folder, manifest["run"])
+        search = used_files([own]) if own.is_dir() else ()
+        found = resolve(read_document(path.read_bytes(), str(path)), search=search, whole=True)[0]
+        for place, digest in manifest.get("files", {}).items():
+            if found.content.get(place) != digest:
+                raise RunError(f"{place}, which a component of the run reads, is not what it was; put it back")
+        return cls(found, folder, manifest["run"])
 
     # --- manifest ----------------------------------------------------------------------------------------------------
 
@@ -106,24 +113,44 @@ class Run:
 
     def untouched(self) -> bool:
         """Whether recipe and components are those that the run was made from."""
-        return self.manifest().get("content") == _content(self.folder)
+        return (manifest := self.manifest()).get("content") == _content(self.folder, manifest)
+
+    def check_files(self) -> None:
+        """Refuse to go on once a file that a component reads has changed since the id was made.
+
+        Raises:
+            RunError: one has.
+        """
+        if (name := self.resolved.changed()) is not None:
+            raise RunError(f"{name}, which a component reads, was changed since the command began; give it again")
 
     def make(self) -> list[str]:
-        """Put the recipe, the user's own components and the beginnings of a manifest into the folder.
+        """Put the recipe, all that the user's components bring along and the beginnings of a manifest into the folder.
 
-        Files that differ were edited there: they are set aside, and a sentence for each is returned.
+        Files that differ were edited there: they are set aside, and a sentence for each is returned. Of a large file
+        there is a link, of one that is named from the root its digest alone.
         """
-        files = {self.folder / RECIPE: write_document(self.resolved.plain)}
-        files |= {self.folder / COMPONENTS / file.name: file.read_bytes() for file in self.resolved.used}
+        resolved, own = self.resolved, self.folder / COMPONENTS
+        files = {self.folder / RECIPE: write_document(resolved.plain)}
+        files |= {own / place: content for place, content in resolved.modules.items()}
+        beside = {own / name: path.resolve() for name, path in resolved.files.items() if not Path(name).is_absolute()}
+        files |= {path: source.read_bytes() for path, source in beside.items() if source.stat().st_size <= COPIED}
         notes = []
         for path, data in files.items():
             if path.exists() and path.read_bytes() != data:
                 aside = set_aside(path, "edited")
                 notes.append(f"{path} was edited; the run goes on as it was made, the edit is kept as {aside.name}")
             if not path.exists():
-                path.parent.mkdir(exist_ok=True)
+                path.parent.mkdir(parents=True, exist_ok=True)
                 write_atomically(path, data)
-        self.note(run=self.id, recipe=self.recipe.name, status="running", content=_content(self.folder))
+        for path, source in beside.items():
+            if path not in files and not path.exists():  # too large to be copied
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.unlink(missing_ok=True)  # a link to what is gone
+                path.symlink_to(source)
+        brought = {"files": resolved.content} if resolved.content else {}
+        facts = {"content": _content(self.folder, brought), **brought}
+        self.note(run=self.id, recipe=self.recipe.name, status="running", **facts)
         return notes
 
     @contextmanager
@@ -220,10 +247,13 @@ def _manifest(folder: Path) -> Manifest:
     return made
 
 
-def _content(folder: Path) -> str:
+def _content(folder: Path, manifest: Manifest) -> str:
     """A digest of the files that a run is made from."""
-    files = [folder / RECIPE, *sorted((folder / COMPONENTS).glob("*.py"))]
-    content = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.is_file()}
+    own = folder / COMPONENTS
+    files = {path for path in own.rglob("*.py") if "__pycache__" not in path.parts}
+    files |= {own / place for place in manifest.get("files", {}) if not Path(place).is_absolute()}
+    made_from = {RECIPE: folder / RECIPE} | {path.relative_to(own).as_posix(): path for path in sorted(files)}
+    content = {name: sha256_of_file(path) for name, path in made_from.items() if path.is_file()}
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
@@ -247,7 +277,8 @@ def left_behind(out: Path, runs: Sequence[Run]) -> Iterator[str]:
 def contained(run: Run, noted: bool = False) -> Iterator[None]:
     """Turn whatever is raised inside into a RunError; `noted`: and write it into run.json."""
     try:
-        yield
+        with watched():
+            yield
     except LossgeoError:
         raise
     except (Exception, SystemExit) as error:  # a user's model may raise anything, and the other runs have to go on

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
@@ -24,6 +24,15 @@ CROWDED = 0.5  # rows leave the arithmetic once so many of them are frozen
 
 RUNNING, ESCAPED, DIVERGED, RETURNED, STOPPED = range(5)
 WORDS = ("running", "escaped", "diverged", "returned", "stopped")
+
+
+def endings(trials: Mapping[str, torch.Tensor]) -> dict[str, dict[str, int]]:
+    """Of the trials that have ended, the step of each, by the word for how and by the trial's number."""
+    found: dict[str, dict[str, int]] = {}
+    for number, (how, step) in enumerate(zip(trials["how"].tolist(), trials["ended"].tolist(), strict=True)):
+        if how != RUNNING:
+            found.setdefault(WORDS[how], {})[str(number)] = step
+    return found
 
 
 class Trajectory(ABC):

@@ -1,19 +1,18 @@
 """When theory says that a trial leaves a saddle: from the local spectrum, where the trial stands, and the noise.
 
-Near a strict saddle a step multiplies the component along an eigenvector of curvature lambda by the optimizer's growth
-factor z(lambda), so that sum_i c_i^2 z_i^(2t) reaches the square of the distance at a step that can be solved for.
-Noise of variance s^2 a step acts like a component of variance s^2 / (z^2 - 1) at the start. Where no eigenvalue is
-negative the way down begins with a higher derivative, f = -c a^m, and da/dt = lr m c a^(m-1) takes
+Near a strict saddle a step is a linear recursion of the components along the eigenvectors of negative curvature, with
+the step's own learning rate and what batches and the optimizer add to the gradient: `first_passage` follows it. Where
+no eigenvalue is negative the way down begins with a higher derivative, f = -c a^m, and da/dt = s m c a^(m-1), s being
+the rate of the optimizer's drift at every step, comes to r after t steps with
 
-    t = (a0^(2-m) - r^(2-m)) / (lr m (m-2) c).
-
-Source: the linear recursion; Daneshmand et al. 2018 for the noise.
+    sum of s = (a0^(2-m) - r^(2-m)) / (m (m-2) c).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -24,12 +23,11 @@ from lossgeo.curvature.spectral.krylov import direction
 from lossgeo.landscapes.landscape import Landscape
 from lossgeo.landscapes.point import Point
 from lossgeo.optimizers import Optimizer
+from lossgeo.optimizers.schedules import Rates
 from lossgeo.randomness import generator
+from lossgeo.saddles.first_passage import BatchNoise, Passage
 from lossgeo.saddles.saddle import EscapeRule, Saddle
 
-HALVINGS = 100  # of a bracket of steps
-LONGEST = 1e12  # steps beyond which nobody waits
-CAP = 600.0  # of an exponent: exp(709) is the largest number
 ORDERS = (3, 4)  # of the first derivative that may lead down where no eigenvalue is negative
 SMALL = 1e-12  # a derivative below it is zero
 QUIET = 1e-10  # share of the covariance below which there is no noise along a direction
@@ -40,55 +38,36 @@ def predicted_steps(
     saddle: Saddle,
     escape: EscapeRule,
     optimizer: Optimizer,
-    lr: float,
+    rates: Rates,
     theta: torch.Tensor,
-    noise: torch.Tensor,
+    noise: BatchNoise,
 ) -> list[float | None]:
     """Steps until trials (R, P) at theta leave the saddle; None where no theory covers it, or none would ever leave.
 
-    `value`: the loss (P,) -> scalar, differentiable as often as one likes. `noise` (K,): the standard deviation of the
-    batch gradient along the saddle's directions.
+    With noise that is one number for all, their median. `value`: the loss (P,) -> scalar, differentiable as often as
+    one likes. `noise`: that of batches along the saddle's directions.
     """
-    parts = saddle.components(theta).double().cpu()
+    parts = saddle.components(theta).double().cpu().numpy()
+    none: list[float | None] = [None] * len(theta)
+    noise = replace(noise, own=optimizer.shaking(theta.shape[-1]) ** 2)
     if saddle.eigenvalues[0] == 0:
-        return _flat(value, saddle, escape, optimizer, lr, parts[:, 0])
-    growths = [optimizer.growth(float(value), lr) for value in saddle.eigenvalues]
-    if any(growth is None for growth in growths):
-        return [None] * len(theta)
-    factors = torch.tensor([growth.factor for growth in growths if growth is not None], dtype=torch.float64)
-    shares = torch.tensor([growth.share for growth in growths if growth is not None], dtype=torch.float64)
-    squares = (parts * shares).square() + (lr * noise.double()).square() / (factors.square() - 1)
-    # by distance the squares add up; by loss each counts with half its curvature
+        return _flat(value, saddle, escape, optimizer, rates, parts[:, 0]) if noise.silent else none
+    decay = optimizer.penalty()
+    curvatures = saddle.eigenvalues.double().cpu().numpy() + (decay or 0.0)
+    if optimizer.recursion(rates(0)) is None or decay is None or curvatures[0] >= 0:
+        return none
+    if decay and escape.loss_drop is not None and saddle.theta.any():
+        return none  # decay pulls the trials up the directions that go up
+    force = -decay * saddle.components(torch.zeros_like(saddle.theta)[None])[0].double().cpu().numpy()
     if escape.distance is not None:
-        weights, goal = torch.ones_like(factors), escape.distance**2
-    else:
+        weights, goal = np.ones_like(curvatures), escape.distance**2
+    elif noise.silent:
         assert escape.loss_drop is not None
-        weights, goal = -0.5 * saddle.eigenvalues, escape.loss_drop
-    return steps_until((weights * squares).numpy(), factors.numpy(), goal)
-
-
-def steps_until(terms: np.ndarray, factors: np.ndarray, goal: float) -> list[float | None]:
-    """The first whole t at which sum_k terms_rk factors_k^(2t) is above the goal, of R sums (R, K); None: it never is.
-
-    Terms are not negative, factors (K,) above 1.
-    """
-    rates = 2 * np.log(factors)
-
-    def reached(t: np.ndarray) -> np.ndarray:
-        # capped where the goal has long been passed, so that nothing overflows
-        total: np.ndarray = (terms * np.exp(np.minimum(rates * t[:, None], CAP))).sum(1)
-        return total
-
-    low, high = np.zeros(len(terms)), np.ones(len(terms))
-    while (below := (reached(high) <= goal) & (high < LONGEST)).any():
-        high[below] *= 2
-    never, already = reached(high) <= goal, reached(low) > goal
-    for _ in range(HALVINGS):
-        middle = 0.5 * (low + high)
-        below = reached(middle) <= goal
-        low, high = np.where(below, middle, low), np.where(below, high, middle)
-    steps = np.where(already, 0.0, np.ceil(low))
-    return [None if lost else float(step) for lost, step in zip(never, steps, strict=True)]
+        weights, goal = -0.5 * saddle.eigenvalues.double().cpu().numpy(), escape.loss_drop
+    else:
+        return none  # noise holds the loss up along the directions that go up, too
+    passage = Passage(optimizer, rates, curvatures, weights, goal, force, noise)
+    return passage.steps(parts, np.zeros_like(parts))
 
 
 def _flat(
@@ -96,10 +75,9 @@ def _flat(
     saddle: Saddle,
     escape: EscapeRule,
     optimizer: Optimizer,
-    lr: float,
-    parts: torch.Tensor,
+    rates: Rates,
+    parts: np.ndarray,
 ) -> list[float | None]:
-    rate = optimizer.drift(lr)
     way = saddle.directions[0]
     along: Callable[[torch.Tensor], torch.Tensor] = lambda a: value(saddle.theta + a * way)  # noqa: E731
     zero = torch.zeros((), dtype=torch.float64)
@@ -110,30 +88,33 @@ def _flat(
         if order in ORDERS and slope < -SMALL:
             leading = (order, -slope / math.factorial(order))
             break
-    if leading is None or rate is None:
+    if leading is None or optimizer.drift(rates(0)) is None:
         return [None] * len(parts)
     m, c = leading
     r = escape.distance if escape.distance is not None else ((escape.loss_drop or 0.0) / c) ** (1 / m)
     # with an odd order only one side leads down
-    starts = [float(a) if m % 2 else abs(float(a)) for a in parts]
+    starts = parts if m % 2 else np.abs(parts)
+    down = starts > 0
+    amounts = (np.where(down, starts, 1.0) ** (2 - m) - r ** (2 - m)) / (m * (m - 2) * c)
+    times = rates.until(amounts, lambda rate: optimizer.drift(rate) or 0.0)
     return [
-        None if a <= 0 else max(0.0, float(math.ceil((a ** (2 - m) - r ** (2 - m)) / (rate * m * (m - 2) * c))))
-        for a in starts
+        max(0.0, float(math.ceil(t))) if leads and math.isfinite(t) else None
+        for t, leads in zip(times, down, strict=True)
     ]
 
 
-def noise_along(landscape: Landscape, saddle: Saddle, batch_size: int) -> torch.Tensor:
-    """The standard deviation (K,) of the gradient of batches along a saddle's directions."""
-    size = landscape.train.size
+def noise_along(landscape: Landscape, saddle: Saddle, batch_size: int) -> BatchNoise:
+    """The noise of batches' gradients along a saddle's directions; costs a product for each, none of full batches."""
+    size, ways = landscape.train.size, saddle.directions.to(landscape.device)
     if batch_size == size:
-        return torch.zeros(len(saddle.directions), dtype=torch.float64)
+        return BatchNoise(np.zeros((len(ways), len(ways))), (size,))
     point = Point(0, saddle.theta.to(landscape.device), {})
     around = LocalLoss(landscape, point, landscape.train, dtype=torch.float64)
     covariance = GradientCovariance().at(around)
-    ways = saddle.directions.to(landscape.device)
-    variances = torch.stack([way @ (covariance @ way) for way in ways])
-    anywhere = direction(covariance, generator(0, "noise")).to(variances)
+    along = ways @ (covariance @ ways.T)
+    anywhere = direction(covariance, generator(0, "noise")).to(along)
     # where symmetry keeps noise out, rounding alone would be taken for some
-    variances[variances < QUIET * torch.linalg.vector_norm(covariance @ anywhere)] = 0.0
-    left = (size - batch_size) / (size - 1)  # of batches drawn without replacement
-    return (variances * left / batch_size).sqrt().cpu()
+    quiet = along.diagonal() < QUIET * torch.linalg.vector_norm(covariance @ anywhere)
+    along[quiet], along[:, quiet] = 0.0, 0.0
+    sizes = [min(batch_size, size - begin) for begin in range(0, size, batch_size)]
+    return BatchNoise(((along + along.T) / 2).cpu().numpy(), tuple(sizes))

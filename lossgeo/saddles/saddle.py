@@ -57,7 +57,9 @@ class EscapeRule(Value):
     )
     loss_drop: float | None = Field(default=None, gt=0, description="or once the loss is so far below the saddle's")
     saddles: Literal["start", "all", "last"] = Field(
-        default="start", description="start: the one begun at; all: every saddle from there on; last: the last of these"
+        default="start",
+        description="start: the one begun at; where trials meet saddles in an order, all: every one from there on, "
+        "each once those before are left; last: the last of these",
     )
 
     @model_validator(mode="after")
@@ -73,6 +75,7 @@ class Saddles:
 
     owner: str  # whose they are, in a message
     points: Sequence[CriticalPoint]
+    ordered: bool  # whether trials meet them one after the other
     curvature: Callable[[torch.Tensor], LinearOperator]
 
     def point(self, number: int) -> CriticalPoint:
@@ -129,18 +132,23 @@ class Saddle:
         return torch.stack([(away * way).sum(-1) for way in self.directions.to(theta)], dim=-1)
 
 
-def watched_saddles(known: Saddles, start: Start | None, escape: EscapeRule) -> list[Saddle]:
-    """Those that trials are watched at.
+def saddles_on_the_way(known: Saddles, start: Start | None, escape: EscapeRule) -> list[Saddle]:
+    """Those that trials are watched at, and with `last` those before it.
 
     Raises:
-        UsageError: there are none, or not so many, or trials begin at different ones.
+        UsageError: there are none, or not so many, or trials begin at different ones, or meet them in no order.
     """
     index = 0 if start is None else start.index
     if index == "each":
         raise UsageError("`escape` watches trials at one saddle: give start.index a number in place of `each`")
     known.point(index)
     last = len(known.points) - 1
-    wanted = {"start": [index], "all": range(index, last + 1), "last": [last]}[escape.saddles]
+    wanted = range(index, index + 1 if escape.saddles == "start" else last + 1)
+    if len(wanted) > 1 and not known.ordered:
+        raise UsageError(
+            f"escape.saddles: {escape.saddles} needs saddles that trials meet one after the other; those of "
+            f"{known.owner} have no such order: use `saddles: start`, with start.index for another one"
+        )
     return [Saddle.of(known, number) for number in wanted]
 
 
@@ -176,14 +184,18 @@ def _direction(start: Start, saddle: Saddle, stream: torch.Generator) -> torch.T
 
 
 class Watch:
-    """Looks at trials step by step for those that have left a saddle."""
+    """Looks at trials step by step for those that have left a saddle; `way` are the saddles that they meet in turn."""
 
-    def __init__(self, escape: EscapeRule, saddles: Sequence[Saddle]) -> None:
+    def __init__(self, escape: EscapeRule, way: Sequence[Saddle]) -> None:
         self.escape = escape
-        self.saddles = saddles
+        self.saddles = way[-1:] if escape.saddles == "last" else way
+        self._way = way
 
     def beyond(self, theta: torch.Tensor, losses: torch.Tensor | None) -> torch.Tensor | None:
         """Which of trials (R, P) are beyond each of the S saddles, (R, S); None where that is not to be known now.
+
+        A trial that is far along the ways down from a saddle, as where it begins, and not from one before it, has not
+        come there yet.
 
         By distance it is known before a step, from theta alone (`losses` None); by loss after it, from the losses that
         the step saw.
@@ -192,13 +204,17 @@ class Watch:
             return None
         if losses is not None:
             assert self.escape.loss_drop is not None
-            levels = [saddle.loss - self.escape.loss_drop for saddle in self.saddles]
-            return torch.stack([losses < level for level in levels], dim=-1)
+            levels = [saddle.loss - self.escape.loss_drop for saddle in self._way]
+            return self._in_turn([losses < level for level in levels])
         r = self.escape.distance
         assert r is not None
         found = []
-        for saddle in self.saddles:
+        for saddle in self._way:
             parts = saddle.components(theta)
             far = parts[:, 0].abs() > r if parts.shape[1] == 1 else parts.square().sum(-1) > r * r
             found.append(far)
-        return torch.stack(found, dim=-1)
+        return self._in_turn(found)
+
+    def _in_turn(self, found: list[torch.Tensor]) -> torch.Tensor:
+        beyond = torch.stack(found, dim=-1).cumprod(-1).bool()
+        return beyond[:, -len(self.saddles) :]

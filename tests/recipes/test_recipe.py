@@ -55,6 +55,8 @@ CANDIDATES: tuple[Any, ...] = (
         [2, 5],
     ),
     *(
+        "always",
+        "no_channels",
         "relu",
         "gelu",
         "he",

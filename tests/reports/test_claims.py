@@ -25,7 +25,7 @@ from tests.support.claims import (
     the_command,
     without,
 )
-from tests.support.synthetic import recipe, write_run
+from tests.support.synthetic import recipe, tables_of_a_run, write_run
 
 
 @pytest.mark.parametrize(
@@ -128,6 +128,30 @@ def test_the_median_of_escapes_has_ends_of_other_names(tmp_path: Path) -> None:
 def test_rows_that_fit_alike_are_judged_each(tmp_path: Path) -> None:
     rows = judged(tmp_path, claim(expected=[{"low": 0.9, "high": 1.1}]), {0.1: [100] * 20, 0.2: [300] * 20})
     assert sorted(row["verdict"] for row in rows) == ["confirmed", "contradicted"]
+
+
+def test_rows_of_equal_numbers_are_judged_each_and_say_which_they_are(tmp_path: Path) -> None:
+    said = claim(statistic="median_steps", expected=[{"low": 90, "high": 110}])
+    rows = judged(tmp_path, said, {0.1: [100] * 20, 0.2: [100] * 20, 0.3: [100] * 20})
+    assert [row["value"] for row in rows] == [100.0] * 3
+    assert [row["row"] for row in rows] == [f"optimizer.lr {lr}" for lr in (0.1, 0.2, 0.3)]
+    assert Claims().render(Study.open([tmp_path])).notes == ("3 confirmed.",)
+
+
+def test_a_number_that_rows_share_is_judged_once(tmp_path: Path) -> None:
+    said = claim(report="sharpness", statistic="slope", expected=[{"low": 0.4, "high": 0.6}])
+    number = 0
+    for name in ("sgd", "adam"):  # of equal slopes
+        for size in (16, 64, 256):
+            for seed in range(5):
+                number += 1
+                asked = recipe(batch_size=size, seed=seed, optimizer={"name": name}, claim=said)
+                write_run(tmp_path, f"{number:08x}", asked, tables_of_a_run(size**0.5))
+    rows = Claims().render(Study.open([tmp_path])).rows
+    assert sorted(row["row"] for row in rows) == ["optimizer.name adam", "optimizer.name sgd"]
+    assert [row["value"] for row in rows] == pytest.approx([0.5, 0.5])
+    (row,) = [row for row in rows if row["row"] == "optimizer.name sgd"]
+    assert row["verdict"] == "confirmed"
 
 
 def test_a_statistic_that_is_not_there_is_inconclusive_and_no_claim_has_no_verdict(tmp_path: Path) -> None:

@@ -48,17 +48,53 @@ def test_trials_of_runs_that_differ_in_the_seed_are_pooled(tmp_path: Path) -> No
 
 def test_what_did_not_fall_is_counted_and_left_out(tmp_path: Path) -> None:
     fell = [row for n in range(6) for row in trial(n, 0.1 * n)]
-    lost = trial(8, 0.5)[1:] + [{**row, "step": 200} for row in trial(8, float("nan"))[1:]]  # fell, then broke
-    grew = [*trial(6, 1e9), *trial(7, float("inf")), trial(8, 0.5)[0], *lost]
-    stopped = trial(9, 2.0, last=0)[:1]  # looked at once, at the start
-    summary = rendered(tmp_path, [[*fell, *grew, *stopped], []], [{"seed": 0}, {"seed": 1}])
+    lost = [*trial(8, 0.5, last=50), *trial(8, float("nan"))[1:]]  # fell, then broke
+    grew = [*trial(6, 1e9), *trial(7, float("inf")), *lost, *trial(10, 3.0)]
+    missing = trial(9, 2.0, last=0)[:1]  # looked at once, at the start
+    summary = rendered(tmp_path, [[*fell, *grew, *missing], []], [{"seed": 0}, {"seed": 1}])
     (row,) = summary.rows
-    assert (row["trials"], row["fell_share"]) == (10, 0.6)
+    assert (row["trials"], row["used"], row["diverged"], row["unfinished"]) == (11, 6, 4, 0)
+    assert row["fell_share"] == pytest.approx(6 / 11)
     assert row["train_loss"] == pytest.approx(0.25)
     assert row["test_loss"] is None
     assert row["spread"] == pytest.approx(np.std(0.1 * np.arange(6), ddof=1)), "of the training loss: there is no other"
     assert "1 of 2 runs evaluated nothing" in summary.notes[0]
-    assert "4 trials did not end below where they began" in summary.notes[1]
+    assert "4 trials diverged" in summary.notes[1]
+    assert "1 trials did not end below where they began" in summary.notes[2]
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_trials_that_fell_before_they_diverged_did_not_fall(recorded: bool, tmp_path: Path) -> None:
+    """Ten trials and ten runs whose every evaluation is lower than the one before, and that diverged after it."""
+    manifest: dict[str, Any] = {"status": "diverged", "step": 150}
+    alone = [*trial(0, 0.5)]
+    many = [row for n in range(10) for row in trial(n, 0.5)]
+    write_run(
+        tmp_path,
+        "00000000",
+        recipe(replicas=10),
+        {"evaluations": many},
+        **manifest,
+        **({"trials": {"diverged": {str(n): 149 for n in range(10)}}} if recorded else {}),
+    )
+    for number in range(10):
+        write_run(tmp_path, f"{number + 1:08x}", recipe(seed=number), {"evaluations": alone}, **manifest)
+    trials, runs = sorted(Endings().render(Study.open([tmp_path])).rows, key=lambda row: row["replicas"] is None)
+    for row in (trials, runs):
+        assert (row["trials"], row["used"], row["diverged"], row["fell_share"]) == (10, 0, 10, 0.0)
+        assert row["train_loss"] is row["test_loss"] is row["spread"] is None
+
+
+def test_trials_without_an_end_are_counted_and_left_out(tmp_path: Path) -> None:
+    for number, status in enumerate(("done", "done", "stopped", "failed", "running", "diverged")):
+        rows = trial(0, 0.1 + number, begun=10.0)
+        write_run(tmp_path, f"{number:08x}", recipe(seed=number), {"evaluations": rows}, status=status, step=100)
+    summary = Endings().render(Study.open([tmp_path]))
+    (row,) = summary.rows
+    assert [row[name] for name in ("trials", "used", "diverged", "unfinished")] == [6, 2, 1, 3]
+    assert row["fell_share"] == pytest.approx(2 / 3)
+    assert row["train_loss"] == pytest.approx(0.6)
+    assert "3 runs have not ended" in summary.notes[0]
 
 
 def test_the_spread_is_compared_with_that_of_the_first_row(tmp_path: Path) -> None:

@@ -276,15 +276,15 @@ def test_curves_join_what_was_measured_at_each_step(tmp_path: Path) -> None:
     tables = tables_of_a_run(22.0)
     tables["eigenvalues"] = [eigenvalue(50, 11.0), *tables["eigenvalues"][:3]]
     for row in tables["steps"]:
-        row["lr"] = 0.1 if row["step"] < 100 else 0.01
+        row["threshold"] = 20.0 if row["step"] < 100 else 200.0
     write_run(tmp_path, id_of(1), recipe(seed=1), tables)
     write_run(tmp_path, id_of(2), recipe(seed=2))
     answer = Curves().render(Study.open([tmp_path]))
     steps = [(row["seed"], row["step"], row["lambda_max"], row["threshold"]) for row in answer.rows]
     assert steps == [
-        (1, 0, pytest.approx(17.6), 20.0),
+        (1, 0, pytest.approx(17.6), None),  # no step was logged before
         (1, 50, 11.0, 20.0),
-        (1, 100, pytest.approx(21.6), 200.0),
+        (1, 100, pytest.approx(21.6), None),  # between two that were, and the rate fell there
         (1, 200, 22.0, 200.0),
         (2, None, None, None),
     ]
@@ -300,13 +300,13 @@ def test_curves_have_the_intervals_that_the_tables_have(tmp_path: Path) -> None:
     write_run(tmp_path, id_of(1), recipe(), tables)
     answer = Curves().render(Study.open([tmp_path]))
     numbers = [tuple(row[f"lambda_max{end}"] for end in ("", "_low", "_high")) for row in answer.rows]
-    assert numbers == [(None, None, None), (4.0, 3.0, 5.0), (6.0, None, None)]
+    assert numbers == [(None, None, None), (4.0, 3.0, 5.0), (6.0, 6.0 - 1e-4, 6.0 + 1e-4)]
     assert [row["trace"] for row in answer.rows] == [None, None, 9.0]
     assert (answer.rows[2]["trace_low"], answer.rows[2]["trace_high"]) == pytest.approx((7.04, 10.96))
     assert answer.draw is not None
     *_, largest, of_trace = answer.draw().axes
     (band,) = largest.collections
-    assert band.get_paths()[0].get_extents().extents.tolist() == [100, 3, 100, 5]
+    assert band.get_paths()[0].get_extents().extents.tolist() == [100, 3, 200, 6.0 + 1e-4]
     assert [axis.get_title(loc="left") for axis in (largest, of_trace)] == [
         "largest eigenvalue, hessian",
         "trace, hessian",

@@ -49,12 +49,18 @@ def notes(answer: Summary) -> str:
     return " ".join(answer.notes)
 
 
+def test_a_zero_hessian_is_all_zero_and_nothing_of_it_negative(tmp_path: Path) -> None:
+    (row,) = report(tmp_path, spectral(200, np.zeros(50))).rows
+    assert (row["mass_near_zero"], row["negative_mass"]) == (1.0, 0.0)
+    assert row["negative_mass_low"] == 0.0
+
+
 def test_the_numbers_are_those_of_the_spectrum(tmp_path: Path) -> None:
     spectrum = network()
     answer = report(tmp_path, spectral(200, spectrum))
     (row,) = answer.rows
     assert list(row) == [
-        *("run", "step", "operator", "parameters", "size", "samples"),
+        *("run", "step", "operator", "parameters", "size", "samples", "probe"),
         *("lambda_max", "lambda_max_low", "lambda_max_high", "lambda_min", "lambda_min_low", "lambda_min_high"),
         *("trace", "trace_low", "trace_high", "frobenius", "frobenius_low", "frobenius_high"),
         *("outliers", "gap", "edge", "outliers_by_mass", "outliers_by_mass_low", "outliers_by_mass_high"),
@@ -169,12 +175,12 @@ def test_a_group_that_nobody_measured_names_those_that_were(tmp_path: Path) -> N
     assert answer.draw is None
 
 
-def test_of_several_probes_the_first_is_shown_or_the_one_that_is_named(tmp_path: Path) -> None:
-    rows = [eigenvalue(200, 1.0, probe="eigenvalues-a"), eigenvalue(200, 2.0, probe="eigenvalues-b")]
+def test_of_several_probes_the_best_is_shown_or_the_one_that_is_named(tmp_path: Path) -> None:
+    rows = [eigenvalue(200, 1.0, probe="eigenvalues-a"), eigenvalue(200, 2.0, probe="eigenvalues-b", samples=500)]
     tables = {"eigenvalues": rows, "trace": [trace(200, 5.0, 9.0)]}
     answer = report(tmp_path, tables)
-    assert answer.rows[0]["lambda_max"] == 1.0
-    assert "Each run's first of eigenvalues-a, eigenvalues-b is shown" in notes(answer)
+    assert (answer.rows[0]["lambda_max"], answer.rows[0]["probe"]) == (1.0, "eigenvalues-a, trace")
+    assert "Of eigenvalues-a and eigenvalues-b, at each step the one over the most examples counts" in notes(answer)
     chosen = Spectrum(probe="eigenvalues-b").render(Study.open([tmp_path])).rows[0]
     assert (chosen["lambda_max"], chosen["trace"]) == (2.0, 5.0)
     with pytest.raises(

@@ -15,7 +15,7 @@ from lossgeo.runs.executors import Outcome
 from lossgeo.runs.executors.local import Local
 from lossgeo.runs.interrupt import Interrupt
 from lossgeo.runs.run import Run
-from tests.support.program import content, lossgeo, manifest, runs, start, trained, until, written
+from tests.support.program import SAID, content, lossgeo, manifest, runs, start, trained, until, written
 
 SEEDS = {"seed": {"range": 3}}
 LONG: dict[str, Any] = {"steps": 200_000, "log": {"every": 50_000}, "evaluate": {"every": 50_000}}
@@ -62,7 +62,7 @@ def by_seed(out: Path, **changes: Any) -> dict[int, Any]:
 def test_two_workers_compute_what_one_process_does_and_a_second_time_nothing(tmp_path: Path) -> None:
     path = written(tmp_path, sweep=SEEDS)
     found = lossgeo("train", path, "--jobs", 2, cwd=tmp_path)
-    assert (found.returncode, found.stderr) == (0, "")
+    assert (found.returncode, found.stderr) == (0, SAID)
     expected = by_seed(tmp_path / "outputs")
     assert sorted(found.stdout.splitlines()) == sorted(
         str(run.folder.relative_to(tmp_path)) for run in expected.values()

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.program import content, lossgeo, manifest, rows, start, tables, trained, until, written
+from tests.support.program import SAID, content, lossgeo, manifest, rows, start, tables, trained, until, written
 
 LONG: dict[str, Any] = {"steps": 300_000, "log": {"every": 1000}, "evaluate": {"every": 100_000}}
 
@@ -43,7 +43,8 @@ def test_a_full_disk_fails_the_run_and_with_space_it_completes(tmp_path: Path, d
     arguments = ("train", path, "--out", disk)
     found = lossgeo(*arguments, cwd=tmp_path)
     assert (found.returncode, found.stdout) == (1, "")
-    (error,) = found.stderr.splitlines()
+    said, error = found.stderr.splitlines()
+    assert f"{said}\n" == SAID
     (folder,) = disk.glob("tiny/*")
     assert error.startswith(f"error: {folder}: [Errno 28] No space left on device: '{folder}/")
     assert error.endswith("; free some space, and the same command goes on from the last checkpoint")
@@ -53,7 +54,7 @@ def test_a_full_disk_fails_the_run_and_with_space_it_completes(tmp_path: Path, d
     assert manifest(folder)["step"] > 0
     mount("-o", "remount,size=10m", disk)
     found = lossgeo(*arguments, cwd=tmp_path)
-    assert (found.returncode, found.stderr, found.stdout) == (0, "", f"{folder}\n")
+    assert (found.returncode, found.stderr, found.stdout) == (0, SAID, f"{folder}\n")
     assert content(folder) == content(trained(tmp_path / "whole", **changes).folder)
 
 
@@ -89,7 +90,10 @@ def test_two_at_once_and_a_recipe_that_changes_between_stop_and_resume(tmp_path:
     first.send_signal(signal.SIGINT)
     out, errors = first.communicate(timeout=60)
     assert (first.returncode, out) == (130, "")
-    assert errors == f"outputs/tiny/{folder.name}: stopped by signal 2; the same command goes on from the checkpoint\n"
+    assert (
+        errors
+        == f"{SAID}outputs/tiny/{folder.name}: stopped by signal 2; the same command goes on from the checkpoint\n"
+    )
     facts = manifest(folder)
     assert (facts["status"], facts["reason"]) == ("stopped", "by a signal")
     assert max(row["step"] for row in rows(folder, "steps")) <= facts["step"]
@@ -102,6 +106,6 @@ def test_two_at_once_and_a_recipe_that_changes_between_stop_and_resume(tmp_path:
     assert new != f"outputs/tiny/{folder.name}"
     assert third.stderr == (
         f"note: outputs/tiny/{folder.name} (stopped at step {facts['step']}) belongs to another version of tiny; "
-        f"go on with it by: lossgeo train outputs/tiny/{folder.name}/recipe.yaml --out outputs\n"
+        f"go on with it by: lossgeo train outputs/tiny/{folder.name}/recipe.yaml --out outputs\n{SAID}"
     )
     assert content(folder) == before

@@ -13,6 +13,7 @@ from torch import nn
 
 from lossgeo.components.finding import find
 from lossgeo.curvature.local_loss import LocalLoss
+from lossgeo.landscapes.datasets import Dataset
 from lossgeo.landscapes.landscape import Landscape
 from lossgeo.landscapes.losses import Loss
 from lossgeo.landscapes.models import Model
@@ -66,6 +67,13 @@ def partly_uncounted(examples: Examples) -> Examples:
     if targets.ndim == 2:
         targets[5, 1:] = UNCOUNTED
     return Examples(examples.inputs, targets)
+
+
+def landscape_on(model: Model, dataset: Dataset, loss: Loss) -> Landscape:
+    """A model on a dataset as a training sees it, in float64."""
+    data = dataset.load()
+    module = model.build(data.task, generator(0, "initialization"))
+    return Landscape(module, loss, data.task, data.train, data.test, torch.float64)
 
 
 def landscape_of(

@@ -50,6 +50,8 @@ RECIPE: dict[str, Any] = {
     "checkpoint": {"every": 20},
 }
 
+# what `train` says of its data on standard error
+SAID = "tiny: inputs 8 x 8, 1 channel; 10 classes; 1,438 train, 359 test\n"
 # five trials that leave a saddle of a surface
 SADDLE: dict[str, Any] = {
     "name": "saddle",

@@ -202,7 +202,10 @@ def tables_of_a_run(
     top = [eigenvalue(step, lambda_max * (1 - 0.2 * (factor - 1) / 22)) for step, factor in at]
     bottom = [{**row, "end": "bottom", "eigenvalue": -0.1} for row in top]
     return {
-        "steps": [{"step": step, "loss": train_loss, "lr": lr} for step in range(1, 200, 20)],
+        "steps": [
+            {"step": step, "loss": train_loss, "lr": lr, "threshold": 2 / lr, "threshold_of": "hessian"}
+            for step in range(1, 200, 20)
+        ],
         "evaluations": evaluations,
         "eigenvalues": [*top, *bottom],
         "trace": [trace(200, 5 * lambda_max, 2 * lambda_max**2)],

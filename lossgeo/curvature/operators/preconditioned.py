@@ -15,13 +15,14 @@ from lossgeo.curvature.spectral.linear_operator import Contributions, LinearOper
 
 @final
 class Preconditioned(Operator):
-    """D^-1/2 A D^-1/2, D the preconditioner of the run's own optimizer: theta <- theta - lr D^-1 m.
+    """D^-1/2 A D^-1/2, D the preconditioner of the optimizer's last step, t: theta <- theta - lr D^-1 m.
 
     D is 1 for SGD. For Adam it is (1 - beta1^t) (sqrt(v / (1 - beta2^t)) + eps), and the largest eigenvalue of D^-1/2 H
-    D^-1/2 settles near (2 + 2 beta1) / ((1 - beta1) lr), 38 / lr for beta1 = 0.9.
+    D^-1/2 settles near (2 + 2 beta1) / ((1 - beta1) lr), 38 / lr for beta1 = 0.9. The next step's D holds a gradient
+    that is not known yet; the two differ by the order of 1 - beta2.
 
     Cost: that of A.
-    Source: Cohen et al. 2022, "Adaptive gradient methods at the edge of stability", equation 3.
+    Source: Cohen et al. 2022, "Adaptive gradient methods at the edge of stability", equation 3: P_t^-1 H_t.
     Errors: the optimizer has not taken a step yet, so that D is not known.
     """
 

@@ -112,6 +112,9 @@ class Rule:
 
     def inside(self, low: float, high: float) -> tuple[float, float]:
         """Bounds of the vector's mass in [low, high]."""
+        if self.exact:
+            mass = float(self.weights[(self.nodes >= low) & (self.nodes <= high)].sum())
+            return mass, mass
         (low_least, low_most), (high_least, high_most) = self.below(low), self.below(high)
         return max(high_least - low_most, 0.0), high_most - low_least
 
@@ -163,6 +166,13 @@ class SpectralDensity:
             max(value - math.hypot(value - least, aside), 0.0),
             min(value + math.hypot(most - value, aside), 1.0),
         )
+
+    def signs(self, cut: float) -> tuple[Share, Share, Share]:
+        """The shares below -`cut`, from there to `cut`, both included, and above it; they add up to 1."""
+        negative, zero = self.mass(high=math.nextafter(-cut, -math.inf)), self.mass(-cut, cut)
+        positive = self.mass(low=math.nextafter(cut, math.inf))
+        rest = max(1.0 - negative.value - positive.value, 0.0)
+        return negative, Share(rest, min(zero.low, rest), max(zero.high, rest)), positive
 
     def _mass(self, low: float, high: float) -> Share:
         """The same for these very examples."""
@@ -275,7 +285,8 @@ def wilson(share: float, tosses: float) -> tuple[float, float]:
 def _rules(spectra: Sequence[tuple[Vector, Vector]]) -> tuple[Rule, ...]:
     ordered = [(nodes[order], weights[order]) for nodes, weights in spectra for order in [np.argsort(nodes)]]
     first = ordered[0][0]
-    exact = len(ordered) > 1 and all(
+    # two steps are the fewest, so that a single node means that the vector's Krylov space has ended
+    exact = (len(ordered) > 1 or len(first) == 1) and all(
         len(nodes) == len(first) and np.allclose(nodes, first, rtol=0.0, atol=MEETING * float(np.abs(first).max()))
         for nodes, _ in ordered[1:]
     )

@@ -7,7 +7,8 @@ experiment on the same data, and a sweep over `dataset.seed` redraws the split.
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal, Self, final
 
 import numpy as np
@@ -15,46 +16,15 @@ import torch
 from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator, model_validator
 
 from lossgeo.components.component import Component
+from lossgeo.components.reads import counted
 from lossgeo.errors import UsageError
-from lossgeo.landscapes.datasets._arrays import Array, sha256_of, standardized
-from lossgeo.landscapes.task import Examples, Task
+from lossgeo.landscapes.datasets._arrays import Array, indicators, inexact, sha256_of, standardized
+from lossgeo.landscapes.datasets._data import Data as Data, Raw as Raw
+from lossgeo.landscapes.datasets._targets import told
+from lossgeo.landscapes.task import Examples, Targets, Task
 from lossgeo.randomness import generator
 
 Kind = Literal["classes", "values", "auto"]
-
-
-@dataclass(frozen=True)
-class Raw:
-    """All that a source holds: N examples in the source's own order."""
-
-    inputs: Array  # (N, *shape), numbers; (N, length) ids of tokens
-    targets: Array  # (N,) labels, numbers or text: classes. (N, outputs) numbers: values. (N, length) ids: next tokens
-    source: str  # what it is and which version of it, for the record of a run
-    vocabulary: int | None = None  # ids of tokens are from 0 to below this; None: inputs are numbers
-
-
-@dataclass(frozen=True)
-class Data:
-    """What a run trains and is evaluated on, float64 (tokens and classes int64) on the CPU."""
-
-    train: Examples
-    test: Examples
-    task: Task
-    name: str  # of the component that it came from
-    source: str
-    sha256: str  # of the raw arrays: their shapes, types and bytes, before anything was chosen
-
-    def described(self) -> dict[str, Any]:
-        """What run.json says of them."""
-        return {
-            "name": self.name,
-            "source": self.source,
-            "sha256": self.sha256,
-            "train": self.train.size,
-            "test": self.test.size,
-            "inputs": self.task.inputs,
-            "outputs": self.task.outputs,
-        }
 
 
 def _said_as(meaning: str) -> WrapValidator:
@@ -84,6 +54,7 @@ class Dataset(Component):
     """A source of examples, and what to take from it."""
 
     kind: ClassVar[Kind]  # what its targets are; auto: known only once the data are read
+    joined: ClassVar[Mapping[str, Any]] = MappingProxyType({"standardize_targets": "auto"})
 
     train: SetSize | None = Field(
         default=None, description="training examples: a count, a fraction, or null for the rest"
@@ -100,6 +71,10 @@ class Dataset(Component):
     )
     standardize: bool = Field(
         default=True, description="give inputs (and target values) mean 0 and variance 1 on train; never tokens"
+    )
+    standardize_targets: Literal["auto", "always", "never"] = Field(
+        default="auto",
+        description="whether `standardize` takes target values too; auto: unless all are 0 or 1, or -1 or 1",
     )
     components: int | None = Field(
         default=None,
@@ -119,44 +94,75 @@ class Dataset(Component):
         """
 
     @final
-    def load(self) -> Data:
-        """The examples that the fields ask for; a function of the fields (and of the file's content) alone.
+    def sha256(self) -> str:
+        """The digest of what the source holds now, as `Data` has it; reads all of it.
+
+        Raises:
+            UsageError: the source cannot be read.
+        """
+        raw = self._raw()
+        return sha256_of(raw.inputs, raw.targets)
+
+    @final
+    def load(self, accepts: tuple[Targets, ...] = ()) -> Data:
+        """The examples that the fields ask for; a function of the fields, the file's content and `accepts` alone.
+
+        `accepts` is what the loss takes, which decides where type and shape of the targets leave their kind open. Where
+        it is empty, whole numbers (N,) are classes.
 
         One permutation orders the examples; train is taken from its front and test from its back. So train sets of
         growing size contain each other, and the test set does not depend on the train size.
 
         Raises:
-            UsageError: the source cannot be read, or does not hold what the fields ask for.
+            UsageError: the source cannot be read, does not hold what the fields ask for, or could be read in two ways.
         """
-        raw = self.read(generator(self.seed, "examples"))
+        raw = self._raw()
         self._refuse_broken(raw)
-        kind: Literal["classes", "values"] = "classes"
+        kind: Targets = "classes"
+        labels: tuple[Any, ...] = ()
+        rows, notes = np.arange(len(raw.inputs)), list(raw.notes)
         if raw.vocabulary is not None:
             inputs, targets, outputs = self._of_tokens(raw, raw.vocabulary)
-        elif raw.targets.ndim == 1:
-            inputs, targets, outputs = self._of_classes(raw)
         else:
-            kind = "values"
-            inputs, targets, outputs = self._of_values(raw)
+            meant = self._option_of_classes() is not None
+            kind, targets, known = told(raw.targets, self.kind, meant, accepts, f"{raw.source}: {raw.target}")
+            inputs, outputs = raw.inputs.astype(np.float64), targets.shape[-1]
+            if kind == "classes":
+                rows, targets, labels, outputs = self._of_classes(raw, targets, known)
+                inputs = inputs[rows]
+            elif (option := self._option_of_classes()) is not None:
+                raise UsageError(f"{raw.source}: the targets are values, not classes; leave `{option}` out")
         first, last = self._split(len(inputs))
         train_inputs, test_inputs = inputs[first], inputs[last]
         train_targets, test_targets = targets[first], targets[last]
         if self.label_noise > 0:
             train_targets = self._noisy(train_targets, outputs)
+        if kind == "values" and self.standardize:
+            if self.standardize_targets == "always" or (self.standardize_targets == "auto" and not indicators(targets)):
+                train_targets, test_targets = standardized(train_targets, test_targets)
+            elif self.standardize_targets == "auto":
+                notes.append("target values stay as they are, yes or no")
         if self.standardize and raw.vocabulary is None:
             train_inputs, test_inputs = standardized(train_inputs, test_inputs)
-            if kind == "values":
-                train_targets, test_targets = standardized(train_targets, test_targets)
+        elif raw.vocabulary is None:
+            notes.append(f"inputs stay as they are, {train_inputs.min():.4g} to {train_inputs.max():.4g}")
         if self.components is not None:
             train_inputs, test_inputs = self._principal(raw, train_inputs, test_inputs, self.components)
         return Data(
             train=Examples(torch.from_numpy(train_inputs), torch.from_numpy(train_targets)),
             test=Examples(torch.from_numpy(test_inputs), torch.from_numpy(test_targets)),
-            task=Task(train_inputs.shape[1:], outputs, kind, raw.vocabulary),
+            task=Task(train_inputs.shape[1:], outputs, kind, raw.vocabulary, labels),
             name=self.component_name(),
             source=raw.source,
             sha256=sha256_of(raw.inputs, raw.targets),
+            rows=(rows[first], rows[last]),
+            columns=raw.columns if self.components is None else (),
+            notes=tuple(notes),
         )
+
+    def _raw(self) -> Raw:
+        with counted():  # by the digest of what is read
+            return self.read(generator(self.seed, "examples"))
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -179,16 +185,17 @@ class Dataset(Component):
             raise UsageError(
                 f"{raw.source}: there is nothing in it: inputs {raw.inputs.shape}, targets {raw.targets.shape}"
             )
+        if raw.inputs.dtype.kind not in "biuf":
+            raise UsageError(f"{raw.source}: the inputs hold {raw.inputs.dtype}, not numbers")
+        if (found := inexact(raw.inputs)) is not None:
+            raise UsageError(
+                f"{raw.source}: the inputs of example {found[0]} (counted from 0) hold {found[1]}, which no "
+                "float64 holds; make it smaller or leave it out"
+            )
         for what, array in (("inputs", raw.inputs), ("targets", raw.targets)):
             if array.dtype.kind == "f" and not np.isfinite(array).all():
                 example = int(np.argmin(np.isfinite(array).reshape(len(array), -1).all(axis=1)))
                 raise UsageError(f"{raw.source}: the {what} of example {example} (counted from 0) hold NaN or infinity")
-
-    def _of_values(self, raw: Raw) -> tuple[Array, Array, int]:
-        """Inputs, targets and the number of values an example has."""
-        if (option := self._option_of_classes()) is not None:
-            raise UsageError(f"{raw.source}: the targets are values, not classes; leave `{option}` out")
-        return raw.inputs.astype(np.float64), raw.targets.astype(np.float64), raw.targets.shape[1]
 
     def _of_tokens(self, raw: Raw, vocabulary: int) -> tuple[Array, Array, int]:
         """Inputs and targets as they are, and the number of tokens, any of which may come next.
@@ -204,10 +211,8 @@ class Dataset(Component):
             raise UsageError(f"{raw.source}: tokens should be whole numbers from 0 to {vocabulary - 1}")
         return raw.inputs.astype(np.int64), raw.targets.astype(np.int64), vocabulary
 
-    def _of_classes(self, raw: Raw) -> tuple[Array, Array, int]:
-        """Inputs, targets numbered from 0, and the number of classes, of the classes to keep."""
-        labels, index = np.unique(raw.targets, return_inverse=True)
-        known = labels.tolist()
+    def _of_classes(self, raw: Raw, places: Array, known: list[Any]) -> tuple[Array, Array, tuple[Any, ...], int]:
+        """The examples of the classes to keep: their places, targets numbered from 0, odd labels, number of classes."""
         if self.classes is None:
             keep = list(range(len(known)))
         elif isinstance(self.classes, int):
@@ -225,9 +230,10 @@ class Dataset(Component):
             raise UsageError(f"{raw.source}: all examples are of one class, {known[0]!r}; there is nothing to learn")
         number = np.full(len(known), -1)
         number[keep] = np.arange(len(keep))
-        targets = number[index].astype(np.int64)
-        kept = targets >= 0
-        return raw.inputs[kept].astype(np.float64), targets[kept], len(keep)
+        targets = number[places].astype(np.int64)
+        labels = tuple(known[place] for place in keep)
+        rows = np.flatnonzero(targets >= 0)
+        return rows, targets[rows], () if labels == tuple(range(len(keep))) else labels, len(keep)
 
     def _split(self, size: int) -> tuple[Array, Array]:
         """The indices of the train and of the test examples."""

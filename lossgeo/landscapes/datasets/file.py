@@ -10,9 +10,10 @@ import difflib
 import re
 import zipfile
 import zlib
-from math import prod
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Self, final
+from types import MappingProxyType
+from typing import Annotated, Any, ClassVar, Self, final
 
 import numpy as np
 import pandas as pd
@@ -23,6 +24,7 @@ from pydantic import Field, model_validator
 from lossgeo.errors import UsageError
 from lossgeo.landscapes.datasets import Dataset, Kind, Raw
 from lossgeo.landscapes.datasets._arrays import Array
+from lossgeo.landscapes.datasets._layouts import Layout, channels_first, reshaped
 
 _SUFFIXES = (".npz", ".csv", ".parquet")
 _USUAL_NAMES = (("inputs", "targets"), ("x", "y"), ("X", "y"))  # of the arrays in an .npz file
@@ -35,6 +37,10 @@ class File(Dataset):
     Errors: whatever the file lacks is named with file and column, and so is every entry that is no finite number.
     """
 
+    joined: ClassVar[Mapping[str, Any]] = MappingProxyType(
+        {"layout": "channels_first", "standardize_targets": "always"}
+    )
+
     path: str = Field(min_length=1, description="the file: .npz, .csv (with a line of column names) or .parquet")
     inputs: str | tuple[str, ...] | None = Field(
         default=None,
@@ -45,10 +51,16 @@ class File(Dataset):
     )
     kind: Kind = Field(  # type: ignore[misc]  # a constant of every other dataset is a question to this one's user
         default="auto",
-        description="what the targets are; auto: whole numbers, booleans and text are classes, fractions values",
+        description="what the targets are; auto: text is classes, fractions values, whole numbers and booleans what "
+        "the loss takes; a loss that takes both needs classes or values here",
     )
     shape: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(
         default=None, min_length=1, description="shape of one input, such as [1, 28, 28] for rows that are images"
+    )
+    layout: Layout = Field(
+        default="auto",
+        description="where an input's channels stand: first, as in (channels, height, width) and (channels, length), "
+        "last, or nowhere, as in images (height, width); auto: as the one axis of at most 4 tells",
     )
 
     @model_validator(mode="after")
@@ -64,20 +76,20 @@ class File(Dataset):
     def read(self, generator: torch.Generator) -> Raw:
         if not Path(self.path).is_file():
             raise UsageError(f"{self.path}: there is no such file (looked in {Path.cwd()}); correct `dataset.path`")
-        inputs, targets = self._arrays() if self.path.endswith(".npz") else self._columns()
+        inputs, targets, columns, names = self._arrays() if self.path.endswith(".npz") else self._columns()
+        source = f"file {self.path}"
         if self.shape is not None:
-            size = prod(inputs.shape[1:])
-            if size != prod(self.shape):
-                raise UsageError(
-                    f"{self.path}: an input has {size} numbers, `shape: {list(self.shape)}` takes {prod(self.shape)}; "
-                    "correct `shape`"
-                )
-            inputs = inputs.reshape(len(inputs), *self.shape)
-        return Raw(inputs, targets, f"file {self.path}")
+            inputs = reshaped(inputs, self.shape, source)
+        read = inputs.shape
+        inputs = channels_first(inputs, self.layout, self.shape is not None, source)
+        notes = [f"targets are {names}"] if self.targets is None else []
+        if inputs.shape[1:] != read[1:] and self.layout == "auto":
+            notes.append("channels stand last in the file")
+        return Raw(inputs, targets, source, columns=columns, target=names, notes=tuple(notes))
 
     # --- .npz --------------------------------------------------------------------------------------------------------
 
-    def _arrays(self) -> tuple[Array, Array]:
+    def _arrays(self) -> tuple[Array, Array, tuple[str, ...], str]:
         if not zipfile.is_zipfile(self.path):
             raise UsageError(f"{self.path}: is no .npz archive, or a truncated one; write it with numpy.savez")
         try:
@@ -96,10 +108,15 @@ class File(Dataset):
                 f"{self.path}: array {targets_name!r} is {targets.dtype} of shape {targets.shape}; targets are labels "
                 "(N,) or values (N, outputs)"
             )
-        return inputs, self._typed(targets.reshape(len(targets), -1), f"array {targets_name!r}")
+        name = f"array {targets_name!r}"
+        return inputs, self._typed(targets.reshape(len(targets), -1), name), (), name
 
     def _names(self, present: list[str]) -> tuple[str, str]:
-        usual = next((names for names in _USUAL_NAMES if set(names) <= set(present)), _USUAL_NAMES[0])
+        whole = [names for names in _USUAL_NAMES if set(names) <= set(present)]
+        if len(whole) > 1 and not (self.inputs and self.targets):
+            pairs = " and ".join(map(repr, whole))
+            raise UsageError(f"{self.path}: holds {pairs}; say with `inputs` and `targets` which of them to take")
+        usual = whole[0] if whole else _USUAL_NAMES[0]
         inputs = self.inputs if isinstance(self.inputs, str) else usual[0]
         targets = self.targets if isinstance(self.targets, str) else usual[1]
         for key, name in (("inputs", inputs), ("targets", targets)):
@@ -109,7 +126,7 @@ class File(Dataset):
 
     # --- .csv and .parquet -------------------------------------------------------------------------------------------
 
-    def _columns(self) -> tuple[Array, Array]:
+    def _columns(self) -> tuple[Array, Array, tuple[str, ...], str]:
         table = self._table()
         present = list(table.columns)
         targets = _listed(self.targets) or present[-1:]
@@ -129,7 +146,8 @@ class File(Dataset):
             )
         numbers = np.stack([self._numbers(table[name]) for name in inputs], axis=1)
         labels = np.stack([self._labels(table[name]) for name in targets], axis=1)
-        return numbers, self._typed(labels, f"column {', '.join(map(repr, targets))}")
+        name = f"column {', '.join(map(repr, targets))}"
+        return numbers, self._typed(labels, name), tuple(inputs), name
 
     def _table(self) -> pd.DataFrame:
         try:
@@ -185,20 +203,17 @@ class File(Dataset):
     # --- both --------------------------------------------------------------------------------------------------------
 
     def _typed(self, targets: Array, where: str) -> Array:
-        """Targets (N, columns) as classes (N,) or values (N, columns), as `kind` says or their type suggests."""
-        kind = self.kind
-        if kind == "auto":
-            kind = "values" if targets.dtype.kind == "f" else "classes"
-        if kind == "values":
+        """Targets (N, columns) as they count in the digest: (N,) where classes are likely, else (N, columns)."""
+        if self.kind == "values" or (self.kind == "auto" and targets.dtype.kind == "f"):
             if targets.dtype.kind == "U":
                 raise UsageError(
                     f"{self.path}: {where} holds text, such as {str(targets[0, 0])!r}; use `kind: classes`"
                 )
             return targets.astype(np.float64)
         if targets.shape[1] != 1:
-            raise UsageError(
-                f"{self.path}: {where}: classes stand in one column, not {targets.shape[1]}; or use `kind: values`"
-            )
+            if targets.dtype.kind == "U":
+                raise UsageError(f"{self.path}: {where}: classes stand in one column, not {targets.shape[1]}")
+            return targets
         labels = targets[:, 0]
         return labels.astype(np.int64) if labels.dtype.kind == "b" else labels
 

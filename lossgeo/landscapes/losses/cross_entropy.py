@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from lossgeo.errors import UsageError
 from lossgeo.landscapes.losses import Loss, refuse_strange_classes
-from lossgeo.landscapes.task import Targets, Task
+from lossgeo.landscapes.task import SHOWN, Targets, Task
 
 Weight = Annotated[float, Field(gt=0, le=1e6)]
 
@@ -48,6 +48,11 @@ class CrossEntropy(Loss):
         if self.ignore_index is None:
             refuse_strange_classes(targets, task, "name it as `loss.ignore_index` if it should not count")
             return targets
+        if task.labels:
+            raise UsageError(
+                f"loss.ignore_index: {self.ignore_index} is the number of a class, and the classes "
+                f"{', '.join(map(str, task.labels[:SHOWN]))} are numbered anew from 0; choose with `dataset.classes`"
+            )
         counted = targets != self.ignore_index
         if not counted.any():
             raise UsageError(f"every target is {self.ignore_index}, loss.ignore_index; none is left to count")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
+from typing import ClassVar
 
 import torch
 
@@ -21,6 +22,8 @@ from lossgeo.landscapes.critical_point import CriticalPoint, Theory
 
 class Surface(Component):
     """A function of P numbers in closed form."""
+
+    chain: ClassVar[bool] = False  # whether trajectories meet the listed saddles one after the other, in their order
 
     @property
     @abstractmethod
@@ -42,6 +45,10 @@ class Surface(Component):
     def theory(self, loss: float, index: float) -> Theory | None:
         """What is known of critical points like one of this loss and index; None where the surface has no theory."""
         return None
+
+    def invariants(self, theta: torch.Tensor) -> torch.Tensor:
+        """What the surface's symmetries leave of theta (P,): points that agree in it are one point, up to symmetry."""
+        return theta
 
     def tilts(self) -> torch.Tensor:
         """The tilt b_i of every example, (N, P), float64, of mean zero."""

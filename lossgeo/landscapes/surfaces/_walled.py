@@ -53,6 +53,10 @@ class Walled(Surface):
         squares = theta.square()
         return (squares * torch.addcmul(0.5 * eigenvalues, walls, squares)).sum(-1)
 
+    def invariants(self, theta: torch.Tensor) -> torch.Tensor:
+        """The absolute values."""
+        return theta.abs()
+
     def walled_points(self) -> Iterator[CriticalPoint]:
         """The origin first; then all others, one for each choice of 0 or +- sqrt(|lambda| / wall) a negative direction.
 

@@ -37,6 +37,11 @@ class Catapult(Surface):
         """A standard Gaussian."""
         return torch.randn(self.size, generator=generator, dtype=torch.float64)
 
+    def invariants(self, theta: torch.Tensor) -> torch.Tensor:
+        """f alone: the points of f = 0 are one valley."""
+        f: torch.Tensor = (theta[: self.width] @ theta[self.width :])[None] / self.width**0.5
+        return f
+
     def critical_points(self) -> Iterator[CriticalPoint]:
         """The origin, where the Hessian is zero, one of the minima: these are all points of f = 0."""
         yield CriticalPoint(torch.zeros(self.size, dtype=torch.float64), 0.0, 0, self.size)

@@ -85,6 +85,11 @@ class LinearAutoencoder(Surface):
         start: torch.Tensor = 0.7 * normal / self.inputs**0.5
         return start
 
+    def invariants(self, theta: torch.Tensor) -> torch.Tensor:
+        """B A, which A -> G A, B -> B G^-1 leaves."""
+        half = self.inputs * self.hidden
+        return (theta[half:].view(self.inputs, self.hidden) @ theta[:half].view(self.hidden, self.inputs)).flatten()
+
     def critical_points(self) -> Iterator[CriticalPoint]:
         """One of each family, by the number of eigenvectors kept: A = [Q_I' on top of zeros], B = A'."""
         for chosen, loss, index in self._kept():

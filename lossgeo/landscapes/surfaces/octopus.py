@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from pydantic import Field
@@ -33,6 +33,8 @@ class Octopus(Surface):
     Source: Du et al. 2017, "Gradient descent can take exponential time to escape saddle points", section 4 and
     appendix B.
     """
+
+    chain: ClassVar[bool] = True
 
     dimension: int = Field(default=5, ge=2, le=10_000, description="number of coordinates, and of saddles")
     L: float = Field(default=1.0, gt=0, le=1e6, description="positive curvature, half of it")
@@ -77,6 +79,10 @@ class Octopus(Surface):
     def start(self, generator: torch.Generator) -> torch.Tensor:
         """Uniform in [-1, 1]^d."""
         return uniform(generator, self.dimension, -1.0, 1.0)
+
+    def invariants(self, theta: torch.Tensor) -> torch.Tensor:
+        """The absolute values."""
+        return theta.abs()
 
     def critical_points(self) -> Iterator[CriticalPoint]:
         """The d saddles in the order in which they are met, then the minimum behind them; signs are all positive."""

@@ -62,6 +62,11 @@ class Quadratic(Surface):
         sphere: torch.Tensor = normal / torch.linalg.vector_norm(normal)
         return sphere[:-2]
 
+    def invariants(self, theta: torch.Tensor) -> torch.Tensor:
+        """The absolute components, those of a flat floor aside."""
+        along = theta if self._axes is None else rows_times(theta, self._axes.to(theta))
+        return along.abs() * (self._eigenvalues.to(theta) != 0)
+
     def critical_points(self) -> Iterator[CriticalPoint]:
         negative, zero = (int(which.sum()) for which in (self._eigenvalues < 0, self._eigenvalues == 0))
         yield CriticalPoint(torch.zeros(self.size, dtype=torch.float64), 0.0, negative, zero)

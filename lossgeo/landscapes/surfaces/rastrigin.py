@@ -39,6 +39,10 @@ class Rastrigin(Surface):
         """Uniform in [-5.12, 5.12]^P."""
         return uniform(generator, self.dimension, -5.12, 5.12)
 
+    def invariants(self, theta: torch.Tensor) -> torch.Tensor:
+        """The absolute values, in their order."""
+        return theta.abs().sort().values
+
     def critical_points(self) -> Iterator[CriticalPoint]:
         """The origin first; minima of one coordinate lie near whole numbers, maxima halfway between."""
         halves = sorted(HALVES, key=abs) if self.dimension <= MOST else [0]

@@ -68,6 +68,10 @@ class SphericalPSpin(Surface):
         start: torch.Tensor = normal * (self.dimension**0.5 / torch.linalg.vector_norm(normal))
         return start
 
+    def invariants(self, theta: torch.Tensor) -> torch.Tensor:
+        """theta, for an even p up to its sign."""
+        return theta if self.p % 2 else theta * theta[theta.abs().argmax()].sign()
+
     def theory(self, loss: float, index: float) -> Theory:
         """The mean index at this energy, alpha(u) (N - 1)."""
         lowest = 2 * ((self.p - 1) / self.p) ** 0.5  # E_inf

@@ -16,3 +16,6 @@ class Constant(Schedule):
 
     def shape(self, step: int, steps: int) -> float:
         return 1.0
+
+    def settled(self, steps: int) -> int:
+        return self.warmup

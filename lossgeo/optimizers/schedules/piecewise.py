@@ -43,3 +43,6 @@ class Piecewise(Schedule):
     def shape(self, step: int, steps: int) -> float:
         passed = bisect_right(self.boundaries, step)
         return self.factors[passed - 1] if passed else 1.0
+
+    def settled(self, steps: int) -> int:
+        return self.warmup + self.boundaries[-1]

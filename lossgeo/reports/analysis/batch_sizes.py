@@ -13,6 +13,7 @@ import pandas as pd
 from lossgeo.reports import label, plain
 from lossgeo.reports.analysis.intervals import Estimate, Slope, loglog_slope, mean
 from lossgeo.reports.analysis.study import natural
+from lossgeo.reports.analysis.trials import listed
 from lossgeo.tables import Row
 
 
@@ -86,18 +87,24 @@ def _sweep(name: str, runs: pd.DataFrame, settings: list[str], tied: list[str]) 
 def _row(group: pd.DataFrame, settings: list[str]) -> Row:
     first, used = group.iloc[0], group[group["outcome"] == "used"]
     size = plain(first["size"])
-    diverged = int((group["outcome"] == "diverged").sum())
     means: Row = {}
     for column in ("lambda_max", "trace", "train_loss", "test_accuracy"):
-        means |= mean(used[column]).columns(column)
+        # over fewer runs it would be of others than the numbers beside it
+        means |= (mean(used[column]) if used[column].notna().all() else Estimate()).columns(column)
     return {
         "batch_size": first["batch_size"] if size is None else int(size),
         **{key: first[key] for key in settings},
         "runs": len(group),
         "used": len(used),
-        "diverged": diverged,
-        "missing": len(group) - len(used) - diverged,
+        "trials": int(group["trials"].sum()),
+        "trials_used": int(used["used"].sum()),
+        "diverged": int(group["diverged"].sum()),
+        "missing": int((~group["outcome"].isin(["used", "diverged"])).sum()),
         "unconverged": unconverged(used),
         **means,
         "step": plain(used["step"].mean()),
+        "lambda_max_probe": listed(used["lambda_max_probe"]),
+        "lambda_max_samples": None
+        if used["lambda_max_samples"].isna().all()
+        else int(used["lambda_max_samples"].min()),
     }

@@ -14,12 +14,11 @@ import pandas as pd
 from lossgeo.curvature.spectral.spectral_density import Outliers, SpectralDensity, outliers
 from lossgeo.reports import plain
 from lossgeo.reports.analysis.intervals import Estimate
+from lossgeo.reports.analysis.measurements import QUANTILE, ROUNDING, with_interval
 from lossgeo.reports.analysis.study import RunData
 from lossgeo.tables import Row
 
-QUANTILE = 1.96
 APART = 4.0  # standard errors between two estimates of one number: chance does that once in 16,000
-ROUNDING = 1e-6  # of the largest |lambda|: how far off an eigenvalue found in float32 may be
 
 
 @dataclass(frozen=True)
@@ -76,21 +75,28 @@ class Measured:
         """The report's columns; shares of the spectrum are cut at +- `near_zero` times the largest |lambda|."""
         apart, density, cut = self.outliers, self.density, near_zero * self.scale
         of_all = self.nodes[self.nodes["part"] == 0] if density else self.nodes
+        negative, zero = (Estimate(*share) for share in density.signs(cut)[:2]) if density else (Estimate(), Estimate())
         return {
             "size": next(iter(self.shared("size")), None),
             "samples": next(iter(self.shared("samples")), None),
-            **_extreme(self.end("top")).columns("lambda_max"),
-            **_extreme(self.end("bottom")).columns("lambda_min"),
+            "probe": ", ".join(self.shared("probe")) or None,
+            **self._extreme("top").columns("lambda_max"),
+            **self._extreme("bottom").columns("lambda_min"),
             **self._of_trace(),
             "outliers": apart.number if apart else None,
             "gap": apart.gap if apart else None,
             "edge": apart.edge if apart else None,
             **(self._above(apart.edge) if apart else Estimate()).columns("outliers_by_mass"),
-            **(Estimate(*density.mass(-cut, cut)) if density else Estimate()).columns("mass_near_zero"),
-            **(Estimate(*density.mass(high=-cut)) if density else Estimate()).columns("negative_mass"),
+            **zero.columns("mass_near_zero"),
+            **negative.columns("negative_mass"),
             "vectors": int(of_all["vector"].nunique()) if density else None,
             "nodes": int(of_all["known"].eq(False).groupby(of_all["vector"]).sum().max()) if density else None,
         }
+
+    def _extreme(self, end: str) -> Estimate:
+        """The extreme eigenvalue: with its bracket over data where there is one, else with its solver's error."""
+        rows = with_interval(self.end(end)[:1], {self.run.id: (self.run.manifest.get("data") or {}).get("train")})
+        return Estimate(*rows.iloc[0][["eigenvalue", "low", "high"]]) if len(rows) else Estimate()
 
     def _above(self, edge: float) -> Estimate:
         """How many eigenvalues the density has above an edge."""
@@ -119,18 +125,6 @@ class Measured:
         ):
             moment, stderr = (size * number for number in self.density.moment(order))
             other, spread = float(found[column]), float(found[error])
-            rounding = ROUNDING * order * size * self.scale**order
+            rounding = ROUNDING["float32"] * order * size * self.scale**order
             if abs(moment - other) > APART * math.hypot(stderr, spread) + rounding:  # false where one is unknown
                 yield f"{name} {moment:.4g} +- {stderr:.2g} by the density, {other:.4g} +- {spread:.2g} by the trace"
-
-
-def _extreme(rows: pd.DataFrame) -> Estimate:
-    """The extreme eigenvalue: with its bracket over data where there is one, else with its solver's error."""
-    if not len(rows):
-        return Estimate()
-    found = rows.iloc[0]
-    if pd.notna(found["low"]):
-        return Estimate(*found[["eigenvalue", "low", "high"]])
-    sampling = found.get("stderr")
-    error = found["residual"] + (QUANTILE * sampling if pd.notna(sampling) else 0.0)
-    return Estimate(found["eigenvalue"], found["eigenvalue"] - error, found["eigenvalue"] + error)

@@ -1,8 +1,8 @@
 """The runs named on a command line, as data: all that a report knows. Nothing here needs torch.
 
 Runs stand in the order of their settings, numbers by size, so that a report never depends on how folders sort (1024
-before 16). Views (`evaluations`, `top_eigenvalues`, `traces`) have one row per run and step and average the replicas of
-a run.
+before 16). Views (`evaluations`, `top_eigenvalues`, `traces`, `curves`) have one row per run and step, `final` one per
+run; they average the trials of a run that have not diverged, and show of several probes the best (measurements.py).
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ import pyarrow as pa
 import yaml
 
 from lossgeo import tables
-from lossgeo.errors import NothingToReport, RunError
+from lossgeo.errors import NothingToReport, RunError, UsageError
 from lossgeo.folders import MANIFEST, RECIPE, run_folders
+from lossgeo.reports.analysis import measurements, trials
+from lossgeo.reports.analysis.measurements import best, evaluations, top_eigenvalues, traces
 
 try:
     from yaml import CSafeLoader as Loader  # ten times faster, which 1,000 recipes feel
@@ -30,7 +32,7 @@ except ImportError:  # PyYAML was built without libyaml
 WHOLE = "*"  # the group of all parameters, as the tables name it
 # columns that the views below ask for, whichever table it is and whether or not a run has it
 KEYS = ("run", "replica", "step", "probe", "operator", "parameters", "failure")
-SELECTED = (*KEYS, "end", "rank", "eigenvalue", "value", "low", "high", "converged")
+SELECTED = (*KEYS, "end", "rank", "eigenvalue", "value", "low", "high", "converged", *measurements.SELECTED)
 
 
 @dataclass(frozen=True)
@@ -111,45 +113,88 @@ class Study:
             self._tables[name] = whole.to_pandas(use_threads=False)
         return self._tables[name]
 
+    @cached_property
+    def trials(self) -> pd.DataFrame:
+        """How each trial of each run ended, as `trials.ends` says."""
+        return trials.ends(self.runs, self.table("evaluations"), self.table("escapes"))
+
     def evaluations(self) -> pd.DataFrame:
         """run, step, {train,test}_{loss,accuracy}: the whole-set evaluations, NaN where a split was not evaluated."""
-        rows = self.table("evaluations").reindex(columns=["run", "step", "split", "loss", "accuracy"])
-        rows = rows.astype({"loss": float, "accuracy": float})  # a column of nulls has no type of its own
-        means = rows.groupby(["split", "run", "step"], sort=False)[["loss", "accuracy"]].mean()
-        splits = {split: means[means.index.get_level_values("split") == split] for split in ("train", "test")}
-        wide = [part.droplevel("split").add_prefix(f"{split}_") for split, part in splits.items()]
-        return pd.concat(wide, axis=1).reset_index()
+        return self._averaged({"train_loss": evaluations(self.table("evaluations"))})
+
+    def top_eigenvalues(self, operator: str, probe: str | None = None, parameters: str = WHOLE) -> pd.DataFrame:
+        """run, step, lambda_max with its interval, probe and samples, converged, failure: the largest eigenvalue.
+
+        Where no trial's measurement succeeded, lambda_max is NaN and `failure` its reason. The interval is the bracket
+        over data, or the solver's where all the data were measured.
+        """
+        return self._averaged({"lambda_max": self._top(operator, probe, parameters)})
+
+    def traces(self, operator: str, parameters: str = WHOLE) -> pd.DataFrame:
+        """run, step, trace with its interval, trace_probe, trace_samples."""
+        found = self._averaged({"trace": traces(self.measured("trace", operator, parameters))})
+        return found.dropna(subset="trace")
+
+    def curves(self, operator: str, parameters: str = WHOLE, probe: str | None = None) -> pd.DataFrame:
+        """What the three views have, of every run and step, over one set of trials: see `trials.by_step`."""
+        return trials.by_step(self._numbers(operator, parameters, probe), self.trials)
+
+    def final(
+        self, operator: str, parameters: str = WHOLE, probe: str | None = None, step: int | None = None
+    ) -> pd.DataFrame:
+        """What the three views have of every run at its end, over one set of trials: see `trials.at_end`."""
+        return trials.at_end(self._numbers(operator, parameters, probe), self.trials, step)
+
+    def _averaged(self, frames: dict[str, pd.DataFrame]) -> pd.DataFrame:
+        found = trials.by_step(frames, self.trials)
+        return found[found["used"] + found["failed"] > 0].drop(columns=list(trials.COUNTS)).reset_index(drop=True)
+
+    def _numbers(self, operator: str, parameters: str, probe: str | None) -> dict[str, pd.DataFrame]:
+        probes = self.chosen(("eigenvalues", "trace"), operator, parameters, probe)
+        return {
+            "train_loss": evaluations(self.table("evaluations")),
+            "lambda_max": self._top(operator, probes["eigenvalues"], parameters),
+            "trace": traces(self.measured("trace", operator, parameters, probes["trace"])),
+        }
+
+    def _top(self, operator: str, probe: str | None, parameters: str) -> pd.DataFrame:
+        sizes = {run.id: (run.manifest.get("data") or {}).get("train") for run in self.runs}
+        return top_eigenvalues(self.measured("eigenvalues", operator, parameters, probe), sizes)
 
     def choices(self, operator: str, parameters: str | None = WHOLE, table: str = "eigenvalues") -> list[str]:
         """The probes to choose from: those that measured the operator in a run where another probe did too."""
-        rows = self.measured(table, operator, parameters)
+        rows = self._rows(table, operator, parameters)
         several = rows.groupby(["run", "parameters"])["probe"].transform("nunique") > 1
         return [str(probe) for probe in rows.loc[several, "probe"].unique()]
 
-    def top_eigenvalues(self, operator: str, probe: str | None = None, parameters: str = WHOLE) -> pd.DataFrame:
-        """run, step, lambda_max with its bracket over data, converged, failure: the largest eigenvalue by one probe.
+    def measured(
+        self, table: str, operator: str, parameters: str | None = WHOLE, probe: str | None = None
+    ) -> pd.DataFrame:
+        """A table's rows of one operator on one group of parameters, or on every group that it was measured on.
 
-        The probe is a run's first, if not named. A measurement that failed is a row too: lambda_max is NaN and
-        `failure` its reason. lambda_max_low and lambda_max_high are NaN where all the data were measured.
+        Those of one probe, or by default the best of each step; without trials that had diverged.
         """
-        rows = one_probe(self.measured("eigenvalues", operator, parameters), probe)
-        rows = rows[((rows["end"] == "top") & (rows["rank"] == 0)) | rows["failure"].notna()]
-        numbers = {"eigenvalue": "lambda_max", "low": "lambda_max_low", "high": "lambda_max_high"}
-        rows = rows.rename(columns=numbers).astype(dict.fromkeys(numbers.values(), float))
-        rows = rows.assign(converged=rows["converged"].eq(True))
-        by_step = rows.groupby(["run", "step"], sort=False)
-        means = dict.fromkeys(numbers.values(), "mean")
-        return by_step.agg({**means, "converged": "all", "failure": "first"}).reset_index()
+        rows = self._rows(table, operator, parameters)
+        rows = best(rows, table) if probe is None else rows[rows["probe"] == probe]
+        return trials.counted(rows, self.trials)
 
-    def traces(self, operator: str, parameters: str = WHOLE) -> pd.DataFrame:
-        """run, step, trace, trace_low, trace_high: the trace by the first probe of each run that measured it."""
-        rows = one_probe(self.measured("trace", operator, parameters), None)
-        numbers = {"value": "trace", "low": "trace_low", "high": "trace_high"}
-        rows = rows.rename(columns=numbers).astype(dict.fromkeys(numbers.values(), float)).dropna(subset="trace")
-        return rows.groupby(["run", "step"], sort=False)[list(numbers.values())].mean().reset_index()
+    def chosen(
+        self, names: Sequence[str], operator: str, parameters: str | None, probe: str | None
+    ) -> dict[str, str | None]:
+        """The probe to read each of these tables by: the one that is asked for where it filled the table, else None.
 
-    def measured(self, table: str, operator: str, parameters: str | None) -> pd.DataFrame:
-        """A table's rows of one operator on one group of parameters, or on every group that it was measured on."""
+        Raises:
+            UsageError: it filled none.
+        """
+        there = {name: list(self._rows(name, operator, parameters)["probe"].unique()) for name in names}
+        if probe is not None and not any(probe in probes for probes in there.values()):
+            known = ", ".join(dict.fromkeys(str(one) for probes in there.values() for one in probes))
+            did = f"; {known} did" if known else ""
+            raise UsageError(f"probe: {probe!r} measured no {operator} of {parameters or 'any group'}{did}")
+        return {name: probe if probe in probes else None for name, probes in there.items()}
+
+    def _rows(self, table: str, operator: str, parameters: str | None) -> pd.DataFrame:
+        """All rows of one operator on one group of parameters, or on every group that it was measured on."""
         rows = self.table(table)
         rows = rows.reindex(columns=[*rows.columns, *(column for column in SELECTED if column not in rows.columns)])
         whole = rows["parameters"].isna() & rows["operator"].notna()  # written before blocks could be measured
@@ -157,7 +202,9 @@ class Study:
         # a failed row does not know what it measured; its probe does, if it succeeded anywhere, and else it may be this
         known = rows.dropna(subset="operator").drop_duplicates(["probe", "parameters"])
         operators = known.drop_duplicates("probe").set_index("probe")["operator"]
-        rows = rows.assign(operator=rows["operator"].fillna(rows["probe"].map(operators)).fillna(operator))
+        rows = rows.assign(
+            operator=rows["operator"].astype(object).fillna(rows["probe"].map(operators)).fillna(operator)
+        )
         rows = rows[rows["operator"] == operator]
         if parameters is not None:
             here = known.loc[known["parameters"] == parameters, "probe"]
@@ -170,12 +217,6 @@ def last(rows: pd.DataFrame, step: int | Literal["last"] = "last") -> pd.DataFra
     """Each run's last row, or its last one at or before `step`; the run becomes the index."""
     reached = rows if step == "last" else rows[rows["step"] <= step]
     return reached.sort_values("step", kind="stable").groupby("run").tail(1).set_index("run")
-
-
-def one_probe(rows: pd.DataFrame, probe: str | None) -> pd.DataFrame:
-    """The rows of one probe, by default each run's first; two (other samples or tolerances) are never averaged."""
-    first = rows.groupby(["run", "parameters"])["probe"].transform("first") if probe is None else probe
-    return rows[rows["probe"] == first]
 
 
 def natural(value: Any) -> tuple[int, float, str]:

@@ -55,13 +55,14 @@ def draw(curves: pd.DataFrame, settings: Mapping[str, Any], color: str | None, o
         if columns != wanted["accuracy"] and not (curves[columns] <= 0).any(axis=None):
             _figure.log_ticks(axis)
         if columns == ["lambda_max"] and curves["threshold"].notna().any():
-            # a decaying lr takes 2 / lr to infinity: it may leave the panel, which belongs to the eigenvalues
+            # a decaying lr takes the threshold to infinity: it may leave the panel, which belongs to the eigenvalues
             axis.set_ylim(top=min(axis.get_ylim()[1], 10 * curves["lambda_max"].max()))
         axis.set_xlabel("step", fontsize=9, color=_figure.INK)
         if columns != wanted[f"trace, {operator}"]:
-            names = ["train", "test"] if len(columns) == 2 else ["$\\lambda_{\\max}$", "2 / lr"]
+            two, limited = len(columns) == 2, curves["threshold"].notna().any()
+            names = ["train", "test"] if two else ["$\\lambda_{\\max}$", *(["threshold"] if limited else [])]
             samples = [Line2D([], [], color=_figure.INK, linewidth=1.2) for _ in names]
-            samples[1].set_linestyle("--" if len(columns) == 2 else ":")
+            samples[-1].set_linestyle("--" if two else ":" if limited else "-")
             _figure.legend(axis, samples, names)
     if color is not None and len(values) <= _figure.READABLE:
         samples = [Line2D([], [], color=paint, linewidth=2) for paint in paints.values()]

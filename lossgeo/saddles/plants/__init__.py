@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 
@@ -16,10 +17,13 @@ from lossgeo.landscapes.critical_point import CriticalPoint
 from lossgeo.landscapes.datasets import Data
 from lossgeo.landscapes.losses import Loss
 from lossgeo.landscapes.models import Model
+from lossgeo.optimizers.schedules import Rates
 
 
 class Plant(Component):
     """A construction of critical points."""
+
+    chain: ClassVar[bool] = False  # whether trajectories meet the points one after the other, in their order
 
     @abstractmethod
     def points(self, model: Model, data: Data, loss: Loss, seed: int) -> Sequence[CriticalPoint]:
@@ -29,9 +33,9 @@ class Plant(Component):
             UsageError: the construction does not fit the model, the data or the loss.
         """
 
-    def leaving(self, model: Model, data: Data, theta: torch.Tensor, lr: float, drop: float) -> torch.Tensor | None:
+    def leaving(self, model: Model, data: Data, theta: torch.Tensor, rates: Rates, drop: float) -> torch.Tensor | None:
         """When gradient descent from theta (R, P) is below each of the S points' loss by `drop`, in steps, (R, S).
 
-        None where theory says nothing beyond the spectrum at a point.
+        Infinite where it never is. None where theory says nothing beyond the spectrum at a point.
         """
         return None

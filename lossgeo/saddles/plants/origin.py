@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import NamedTuple, final
+from typing import ClassVar, NamedTuple, final
 
 import torch
 
@@ -16,6 +16,7 @@ from lossgeo.landscapes.losses import Loss
 from lossgeo.landscapes.losses.mse import MSE
 from lossgeo.landscapes.models import Model
 from lossgeo.landscapes.models.deep_linear import DeepLinear
+from lossgeo.optimizers.schedules import Rates
 from lossgeo.saddles.plants import Plant
 
 ZERO = 1e-10  # share of the largest eigenvalue up to which one is zero
@@ -44,6 +45,8 @@ class Origin(Plant):
     Source: Baldi & Hornik 1989 for the points; Saxe, McClelland & Ganguli 2014, equation 6, for the times.
     """
 
+    chain: ClassVar[bool] = True
+
     def points(self, model: Model, data: Data, loss: Loss, seed: int) -> Sequence[CriticalPoint]:
         if not isinstance(model, DeepLinear) or model.bias or model.depth < 2 or not isinstance(loss, MSE):
             raise UsageError("plant origin needs `model: deep_linear` of depth 2 or more without biases, `loss: mse`")
@@ -66,7 +69,7 @@ class Origin(Plant):
             found.append(CriticalPoint(theta, loss_here, (h - k) * (rank - k), zeros))
         return found
 
-    def leaving(self, model: Model, data: Data, theta: torch.Tensor, lr: float, drop: float) -> torch.Tensor | None:
+    def leaving(self, model: Model, data: Data, theta: torch.Tensor, rates: Rates, drop: float) -> torch.Tensor | None:
         assert isinstance(model, DeepLinear)
         modes, h, n = _modes(data), model.width, math.prod(data.task.inputs)
         if model.depth > 2 or not modes.white:
@@ -85,8 +88,13 @@ class Origin(Plant):
             begin, end = common.square().sum(1), s - math.sqrt(s * s - 2 * drop)
             stronger.append(common / begin.sqrt().unsqueeze(1))
             growth = end * (s - begin) / (begin * (s - end))
-            times.append(growth.log() / (2 * math.log1p(lr * s)))
+            times.append(torch.from_numpy(rates.until(growth.log().numpy() / 2, _growth_along(s))))
         return torch.stack(times, 1)
+
+
+def _growth_along(s: float) -> Callable[[float], float]:
+    """ln of what a step multiplies a small weight along a mode of strength s by, at a rate."""
+    return lambda lr: math.log1p(lr * s)
 
 
 class Modes(NamedTuple):

@@ -135,6 +135,35 @@ def test_an_eigenvalue_of_many_dimensions_is_no_question_of_resolution() -> None
     assert read(spectrum, deflate=0, vectors=1).mass(high=0.0).high > 0.9, "from one vector nobody can tell"
 
 
+@pytest.mark.parametrize("vectors", [1, 4])
+@pytest.mark.parametrize("size", [1, 2, 5, 100])
+def test_all_of_a_zero_spectrum_is_zero(size: int, vectors: int) -> None:
+    """No share of it is negative, though -0 is not above 0; with a cut, and without."""
+    for deflate in (0, 1):
+        for cut in (0.0, 1e-12):
+            negative, zero, positive = read(np.zeros(size), vectors=vectors, deflate=deflate).signs(cut)
+            assert (negative.value, zero.value, positive.value) == (0.0, 1.0, 0.0)
+            assert (negative.low, positive.low, zero.high) == (0.0, 0.0, 1.0)
+
+
+@pytest.mark.parametrize("name", SPECTRA)
+@pytest.mark.parametrize("cut", [0.0, 1e-3, 0.3])
+def test_the_three_signs_add_up_to_one(name: str, cut: float) -> None:
+    spectrum, held = SPECTRA[name], 0
+    truth = [float(np.mean(one)) for one in (spectrum < -cut, np.abs(spectrum) <= cut, spectrum > cut)]
+    for seed in range(10):
+        shares = read(spectrum, seed=seed, steps=20, deflate=3).signs(cut)
+        assert sum(share.value for share in shares) == pytest.approx(1.0, abs=1e-15)
+        assert all(share.low <= share.value <= share.high for share in shares)
+        held += sum(share.low - 1e-12 <= true <= share.high + 1e-12 for share, true in zip(shares, truth, strict=True))
+    assert held >= 27
+
+
+def test_an_eigenvalue_at_the_cut_is_zero() -> None:
+    found = read(np.array([-1.0, -0.5, 0.5, 0.5, 2.0]), deflate=5)
+    assert [share.value for share in found.signs(0.5)] == pytest.approx([0.2, 0.6, 0.2])
+
+
 @pytest.mark.parametrize("order", [1, 2])
 def test_moments_lie_within_their_standard_errors(order: int) -> None:
     spectrum = network()

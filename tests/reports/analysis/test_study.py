@@ -79,11 +79,12 @@ def test_tables_are_joined_and_absent_ones_are_absent(tmp_path: Path) -> None:
     assert len(study.top_eigenvalues("fisher")) == len(study.traces("fisher")) == 0
 
 
-def test_a_run_shows_one_probe_and_replicas_are_averaged(tmp_path: Path) -> None:
+def test_replicas_are_averaged_over_what_a_probe_found(tmp_path: Path) -> None:
     rows = [
         eigenvalue(100, 4.0, probe="eigenvalues-a", replica=0),
         eigenvalue(100, 6.0, probe="eigenvalues-a", replica=1, converged=False),
-        eigenvalue(100, 50.0, probe="eigenvalues-b"),
+        eigenvalue(100, 50.0, probe="eigenvalues-b", operator="fisher"),
+        eigenvalue(100, 3.0, probe="eigenvalues-d", samples=10),
     ]
     write_run(tmp_path, id_of(1), recipe(seed=1), {"eigenvalues": rows})
     write_run(tmp_path, id_of(2), recipe(seed=2), {"eigenvalues": [eigenvalue(100, 9.0, probe="eigenvalues-c")]})
@@ -91,8 +92,8 @@ def test_a_run_shows_one_probe_and_replicas_are_averaged(tmp_path: Path) -> None
     top = study.top_eigenvalues("hessian").set_index("run")
     assert top["lambda_max"].to_dict() == {id_of(1): 5.0, id_of(2): 9.0}
     assert not top.loc[id_of(1), "converged"]
-    assert study.choices("hessian") == ["eigenvalues-a", "eigenvalues-b"]
-    assert list(study.top_eigenvalues("hessian", "eigenvalues-b")["lambda_max"]) == [50.0]
+    assert study.choices("hessian") == ["eigenvalues-a", "eigenvalues-d"]
+    assert list(study.top_eigenvalues("hessian", "eigenvalues-d")["lambda_max"]) == [3.0]
 
 
 def test_a_failure_belongs_to_the_operator_of_its_probe(tmp_path: Path) -> None:
