@@ -182,3 +182,21 @@ def test_finite_difference_refuses_a_gradient_of_no_loss(dtype: torch.dtype) -> 
     module = between(Applied(lambda _, x: x * torch.sigmoid(3 * x).detach()))
     with pytest.raises(ValueError, match="of no loss"):
         FiniteDifference().at(here(landscape_around(module, data((6,)), dtype=dtype)))
+
+
+def test_a_product_that_is_not_symmetric_stops_lanczos() -> None:
+    """A rare branch: no example that was asked about goes through it."""
+    inputs, targets = data((6,), 200)
+    inputs[:, 0] = 0
+    inputs[1, 0] = 9
+
+    def rarely(_: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        return torch.where(x[:, :1] > 8, Once.apply(x), x)
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        first = Applied(lambda m, x: torch.cat([x[:, :1], m.layer(x)[:, 1:]], 1), layer=nn.Linear(6, 6))
+        module = nn.Sequential(first, Applied(rarely), nn.Linear(6, CLASSES))
+    landscape = landscape_around(module, Examples(inputs, targets))
+    (row,) = Eigenvalues().run(landscape, Point(0, landscape.start(), {}), {}, 0).rows
+    assert "not symmetric" in row["failure"]
