@@ -25,6 +25,9 @@ class Graphs(Generic[G]):
     """What `build(piece, share)` returns for every chunk; `roots` lists the tensors at the end of such a graph.
 
     Graphs may take half of the memory of `here`, the vectors that an algorithm holds the rest: `room` of them.
+
+    Raises:
+        ValueError: the examples depend on each other, and the one graph of them all does not fit the memory.
     """
 
     def __init__(
@@ -46,6 +49,12 @@ class Graphs(Generic[G]):
             if number == 0:
                 taken = max(1, graph_bytes(roots(graph)))
                 fitting = here.memory // 2 // taken
+                if taken > here.memory and not here.independent:
+                    raise ValueError(
+                        f"the examples depend on each other, so that all {here.examples.size} are taken together, and "
+                        f"their graph of {taken / 2**30:.2g} GiB does not fit the memory of "
+                        f"{here.memory / 2**30:.2g} GiB: give `memory`, or fewer examples"
+                    )
             if number < fitting:
                 self._kept.append(graph)
         # where none is kept, one is there at a time nevertheless

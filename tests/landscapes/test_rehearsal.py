@@ -218,6 +218,8 @@ def test_examples_that_mix_are_evaluated_together(kind: str) -> None:
     assert NTK().at(near).size == N * CLASSES
     with pytest.raises(ValueError, match="an output of the model depends on the others"):
         GradientCovariance().at(near)
+    with pytest.raises(ValueError, match="all 37 are taken together"):
+        Hessian().at(LocalLoss(landscape, Point(0, theta, {}), landscape.train, memory=1000))
     (row,) = Eigenvalues(samples=20).run(landscape, Point(0, theta, {}), {}, 0).rows
     assert "samples: all" in row["failure"]
 

@@ -14,6 +14,7 @@ from lossgeo.curvature.trust import require_hessian
 from lossgeo.landscapes.landscape import total
 from lossgeo.landscapes.task import Examples
 
+THIRD = 1e-3  # of the sum of sizes: rounding, in float32 too, is far below
 ENOUGH = 256  # examples whose contributions are taken; their spread is then known to 5% or so, if it is normal
 
 
@@ -73,6 +74,13 @@ def _contributions(here: LocalLoss, vectors: torch.Tensor, examples: int) -> Con
             if form.requires_grad:
                 (row,) = here.derivatives((form,), keep=True, by=(w,))
                 rows.append(w.new_zeros(len(w)) if row is None else row)
+                # the form is linear in w, so that its derivatives by w at 1 add up to it
+                rest = abs(float(rows[-1].sum() - form.detach()))
+                if rest > THIRD * float(rows[-1].abs().sum() + form.detach().abs()):
+                    raise ArithmeticError(
+                        "what the examples add to the Hessian does not add up to it: a layer's third derivative is "
+                        "wrong; measure on all examples, or set data_error: false"
+                    )
             else:
                 rows.append(w.new_zeros(len(w)))
         forms.append(torch.stack(rows).double())
