@@ -13,7 +13,7 @@ import torch
 
 from lossgeo.curvature.graphs import Graphs
 from lossgeo.curvature.local_loss import LocalLoss, Pieces
-from lossgeo.curvature.spectral.linear_operator import Contributions, LinearOperator
+from lossgeo.curvature.spectral.linear_operator import Contributions, LinearOperator, Sampling
 from lossgeo.curvature.trust import require_adjoint
 from lossgeo.landscapes.landscape import total
 from lossgeo.landscapes.task import Examples
@@ -100,9 +100,10 @@ class Sandwich:
         self,
         matvec: Product | None = None,
         contributions: Callable[[torch.Tensor], Contributions] | None = None,
-        sampling: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        sampling: Sampling | None = None,
+        semidefinite: bool = True,
     ) -> LinearOperator:
-        """It as an operator; what is given takes the place of its own."""
+        """It as an operator; what is given takes the place of its own. It is semidefinite where B is."""
         independent = self.here.independent
         return LinearOperator(
             self.here.size,
@@ -113,4 +114,5 @@ class Sandwich:
             sampling,
             self.chunks.room,
             self.chunks.note,
+            semidefinite,
         )

@@ -35,12 +35,13 @@ class Sample:
     """An operator over some of the training examples at a point, and over parts of these.
 
     `whole`: these are all there are, so that nothing is left to be uncertain about. `cost` is in products so far, those
-    over a part counted by their share of the examples.
+    over a part counted by their share of the examples. `one_layer`: one module owns the whole block.
     """
 
     def __init__(self, settings: Settings, landscape: Landscape, point: Point) -> None:
         self.whole = settings.size == landscape.train.size
         self.examples = settings.size
+        self.one_layer = len({name.rpartition(".")[0] for name in settings.names}) == 1
         self._settings, self._landscape, self._point = settings, landscape, point
         budget = memory_budget(landscape.device) if settings.memory is None else settings.memory
         self._memory = budget if self.whole else budget // 2  # the other half is for two parts at a time

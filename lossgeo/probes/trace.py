@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar, Self, final
 
 import torch
@@ -9,6 +10,7 @@ from pydantic import Field, model_validator
 
 from lossgeo.curvature.sample import Sample
 from lossgeo.curvature.spectral.lanczos import Eigenpairs, lanczos
+from lossgeo.curvature.spectral.linear_operator import LinearOperator
 from lossgeo.curvature.spectral.trace import Method, trace
 from lossgeo.landscapes.landscape import Memory
 from lossgeo.probes._curvature import KNOWN_TOLERANCE, CurvatureProbe, Found
@@ -30,7 +32,9 @@ class Trace(CurvatureProbe):
     """
 
     method: Method = Field(
-        default="auto", description="the estimator; auto: deflated, or hutchinson where products are few"
+        default="auto",
+        description="the estimator; auto: deflated, or hutchinson where products are few; exact takes their place where "
+        "`vectors` covers all dimensions",
     )
     vectors: int = Field(default=32, ge=2, le=100_000, description="products at the most")
     deflate: int = Field(default=0, ge=0, le=1000, description="how many of the largest eigenpairs to take out first")
@@ -41,13 +45,18 @@ class Trace(CurvatureProbe):
         Column("value", "float", "loss / parameter^2", "estimate of the trace"),
         Column("stderr", "float", "loss / parameter^2", "standard error over the random vectors"),
         Column("data_stderr", "float", "loss / parameter^2", "standard error over examples; null: these are all"),
-        Column("low", "float", "loss / parameter^2", "lower end of the 95% interval, over vectors and examples"),
-        Column("high", "float", "loss / parameter^2", "upper end of the 95% interval, over vectors and examples"),
+        Column("low", "float", "loss / parameter^2", "lower end of the 95% interval, over vectors, examples and draws"),
+        Column(
+            "high", "float", "loss / parameter^2", "upper end of the 95% interval, over vectors, examples and draws"
+        ),
         Column("converged", "bool", "", "whether the standard error met the tolerance"),
         Column(
             "squares", "float", "(loss / parameter^2)^2", "estimate of the trace of A^2, the squared Frobenius norm"
         ),
         Column("squares_stderr", "float", "(loss / parameter^2)^2", "its standard error over the random vectors"),
+        Column(
+            "draws_stderr", "float", "loss / parameter^2", "standard error over the operator's own draws; null: none"
+        ),
     )
 
     @model_validator(mode="after")
@@ -72,7 +81,8 @@ class Trace(CurvatureProbe):
             of_signs = operator.contributions(signs)
             of_trace = of_signs._replace(forms=of_signs.forms.mean(0, keepdim=True))
             over_examples = float(of_trace.stderr()[0])
-        aside = QUANTILE * (over_examples or 0.0)
+        over_draws = self._over_draws(sample.operator, estimate.method, generator)
+        aside = QUANTILE * math.hypot(over_examples or 0.0, over_draws or 0.0)
         below, above = estimate.value - estimate.low, estimate.high - estimate.value
         row = {
             "method": estimate.method,
@@ -84,7 +94,27 @@ class Trace(CurvatureProbe):
             "converged": estimate.converged,
             "squares": estimate.squares,
             "squares_stderr": estimate.squares_stderr,
+            "draws_stderr": over_draws,
         }
         unknown = 0.0 if sample.whole else float("inf")
         spread = unknown if over_examples is None else over_examples / max(abs(estimate.value), 1e-300)
         return Found([row], {}, spread)
+
+    def _over_draws(self, operator: LinearOperator, method: str, generator: torch.Generator) -> float | None:
+        """The standard error of the trace over the draws that the operator is made of; None where there are none.
+
+        By K random signs z. The variance of the mean of their forms z'Az has that of each in it over K, which is not
+        the trace's but theirs: (K Var mean - mean of the Var) / (K - 1) is the trace's, without bias. Where every
+        dimension is taken, the sum over unit vectors is the trace.
+        """
+        if operator.sampling is None:
+            return None
+        if method == "exact" and operator.size <= self.vectors:
+            units = torch.eye(operator.size, dtype=operator.dtype, device=operator.device)
+            return float(operator.sampling(units, torch.ones(1, operator.size))[0])
+        signs = torch.randint(0, 2, (OVER_EXAMPLES, operator.size), generator=generator)
+        signs = (2 * signs - 1).to(operator.device, operator.dtype)
+        mean = torch.full((1, OVER_EXAMPLES), 1 / OVER_EXAMPLES)
+        of_mean = float(operator.sampling(signs, mean)[0]) ** 2
+        each = float(operator.sampling(signs).square().mean())
+        return math.sqrt(max(0.0, (OVER_EXAMPLES * of_mean - each) / (OVER_EXAMPLES - 1)))

@@ -54,8 +54,10 @@ def _sampled(here: LocalLoss, draws: int, seed: int) -> LinearOperator:
     for piece, _ in here.pieces():
         with torch.no_grad():
             outputs = here.outputs(piece.inputs).detach()
-            drawn = [here.loss.sampled_gradients(outputs, piece.targets, stream) for stream in streams]
-        slopes.append(torch.stack(drawn))
+            # in float64, since a sure prediction and its target cancel to a digit or two of float32
+            exact = outputs.double()
+            drawn = [here.loss.sampled_gradients(exact, piece.targets, stream) for stream in streams]
+        slopes.append(torch.stack(drawn).to(outputs.dtype))
 
     def along(number: int, tangents: torch.Tensor) -> torch.Tensor:
         return (slopes[number] * tangents).sum(-1, keepdim=True)  # (M, B, ..., 1)
@@ -65,13 +67,18 @@ def _sampled(here: LocalLoss, draws: int, seed: int) -> LinearOperator:
 
     sandwich = Sandwich(here, outer)
 
-    def sampling(vectors: torch.Tensor) -> torch.Tensor:
-        forms = torch.zeros(len(vectors), draws, dtype=torch.float64)
+    def sampling(vectors: torch.Tensor, sums: torch.Tensor | None = None) -> torch.Tensor:
+        """Draws are independent from one position to the next, so that each has a variance of its own to add.
+
+        The deviation of the M sums over all of them has M - 1 degrees of freedom: one, with two draws.
+        """
+        weights = torch.eye(len(vectors)) if sums is None else sums
+        variances = torch.zeros(len(weights), dtype=torch.float64)
         for number, (jacobian, _) in enumerate(sandwich.chunks):
-            for k, vector in enumerate(vectors):
-                squares = along(number, jacobian.push(vector)).square()
-                forms[k] += squares.flatten(1).sum(1).double().cpu() / here.total
-        spread: torch.Tensor = forms.std(1) / draws**0.5
-        return spread
+            pushed = [jacobian.push(vector) for vector in vectors]
+            for j, row in enumerate(weights.tolist()):
+                terms = [w * along(number, u).square().double() for w, u in zip(row, pushed, strict=True) if w]
+                variances[j] += float(torch.stack(terms).sum(0).var(0).sum()) / here.total**2
+        return (variances / draws).sqrt()
 
     return sandwich.operator(sampling=sampling)

@@ -11,6 +11,8 @@ from lossgeo.curvature.local_loss import LocalLoss
 from lossgeo.curvature.operators import Operator
 from lossgeo.curvature.spectral.linear_operator import LinearOperator
 from lossgeo.curvature.trust import require_curved_loss, require_jacobian
+from lossgeo.landscapes.losses.cross_entropy import CrossEntropy
+from lossgeo.landscapes.losses.mse import MSE
 
 
 @final
@@ -35,4 +37,5 @@ class GaussNewton(Operator):
             bent: torch.Tensor = here.loss.hvp(jacobian.outputs.detach(), jacobian.piece.targets, tangents)
             return jacobian.share * bent
 
-        return Sandwich(here, bend).operator()
+        convex = isinstance(here.loss, CrossEntropy | MSE)  # of another loss nothing is known
+        return Sandwich(here, bend).operator(semidefinite=convex)

@@ -37,7 +37,8 @@ class GradientCovariance(Operator):
             # none, and divided by 1 its slope stays 0
             weights = here.loss.weights(targets)
             weights = torch.where(weights > 0, weights, 1.0).to(tangents.dtype)
-            slopes = here.loss.gradients(jacobian.outputs.detach(), targets)
+            # in float64, since a sure prediction and its target cancel to a digit or two of float32
+            slopes = here.loss.gradients(jacobian.outputs.detach().double(), targets).to(tangents.dtype)
             return slopes, (slopes * tangents).flatten(1).sum(1) / weights
 
         def outer(jacobian: Jacobian, _: int, tangents: torch.Tensor) -> torch.Tensor:

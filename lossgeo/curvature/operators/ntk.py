@@ -44,4 +44,4 @@ class NTK(Operator):
             return torch.cat(pushed) / predictions
 
         room = vectors_beside(here, size, chunks.held)
-        return LinearOperator(size, matvec, here.dtype, here.device, room=room, note=chunks.note)
+        return LinearOperator(size, matvec, here.dtype, here.device, room=room, note=chunks.note, semidefinite=True)

@@ -45,9 +45,9 @@ class Preconditioned(Operator):
             assert inner.contributions is not None
             return inner.contributions(torch.stack([scaled(v) for v in vectors]))
 
-        def sampling(vectors: torch.Tensor) -> torch.Tensor:
+        def sampling(vectors: torch.Tensor, sums: torch.Tensor | None = None) -> torch.Tensor:
             assert inner.sampling is not None
-            return inner.sampling(torch.stack([scaled(v) for v in vectors]))
+            return inner.sampling(torch.stack([scaled(v) for v in vectors]), sums)
 
         return LinearOperator(
             here.size,
@@ -58,4 +58,6 @@ class Preconditioned(Operator):
             sampling if inner.sampling else None,
             inner.room,
             inner.note,
+            inner.semidefinite,
+            inner.error,
         )

@@ -67,10 +67,10 @@ def lanczos(
     The pairs are eigenvalues, but a Krylov space holds one copy of each. `complete`: look for others. The pairs are
     locked, and a fresh random vector orthogonal to them begins another part. What that finds beyond the last value
     joins the list and pushes others out, and another part begins, until one finds nothing. A residual says that there
-    is an eigenvalue near, not that there is none beyond; that a part excludes by chance. Of an eigenvector orthogonal to
-    the pairs, whose value is beyond the last one by more than the tolerance, its start vector has at most the component
-    `Ritz.unseen`, and one as small as c has a chance of sqrt(2 P / pi) c. The part ends once that is `MISSED`, 1e-3. The
-    bottom of a semidefinite operator is complete without it when the last value is zero.
+    is an eigenvalue near, not that there is none beyond; that a part excludes by chance. Of an eigenvector orthogonal
+    to the pairs, whose value is beyond the last one by more than the tolerance, its start vector has at most the
+    component `Ritz.unseen`, and one as small as c has a chance of sqrt(2 P / pi) c. The part ends once that is
+    `MISSED`, 1e-3. The bottom of a semidefinite operator is complete without it when the last value is zero.
 
     At most `room` rows are held at once, those of `krylov` included. When they are used up, the wanted Ritz vectors and
     as many again of what else is there replace them (thick restart); `krylov` then gives up its basis. When the space

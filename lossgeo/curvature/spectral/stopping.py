@@ -37,6 +37,7 @@ No wrong run at up to 1.25 was the aim: only k = 1 at 1e-6 reaches both, and fro
 elsewhere. At 1e-6 the residual rule is dearer and, of five values, more often right. Six runs share a Hessian, so that
 wrong ones come in clusters.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -94,8 +95,12 @@ class Rule:
             bounds = np.minimum(bounds, np.maximum(values[:count], 0.0))
         chances = np.minimum(CAP, self.size**0.5 * np.abs(components)) * residuals
         near = _nearness(sign * values, np.maximum(NEAR * scales, rounding), scales)
-        hidden = np.where(sizes <= least, 0.0, chances[: len(sizes)] * near)
-        seen = np.cumsum(hidden) <= HIDDEN
+        hidden = chances[: len(sizes)] * near
+        if may_be_zero:
+            hidden = np.where(sizes <= least, 0.0, hidden)
+        # one that rounding does not tell from zero may be hidden behind another such, but others not behind it
+        own = np.where(sizes <= least, 0.0, hidden)
+        seen = np.cumsum(hidden) - hidden + own <= HIDDEN
         converged = seen & (bounds + rounding <= self.tolerance * scales)
         return Judged(
             where=np.arange(len(ritz.values))[outside_in][:count],

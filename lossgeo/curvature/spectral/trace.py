@@ -104,8 +104,9 @@ def trace(
     exact            whichever is asked for, where there are products enough for an orthonormal vector in each dimension
                      that is not known, and sampling would take as many; no error but rounding
 
-    Intervals hold the rounding of products too. `known` serves deflated and auto alone. Vectors held: K known, or 20, or a third of the products, or for xtrace 1.5
-    times them; less where `operator.room` is less.
+    Intervals hold the rounding of products too. `known` serves deflated and auto alone. Vectors held: K known, or 20,
+    or a third of the products, or for xtrace 1.5 times them; for exact all those that are not known; less where
+    `operator.room` is less.
 
     Source: Hutchinson 1990; Avron & Toledo 2011, lemma 9 (the variance); Chen & Hallman 2023, "Krylov-aware stochastic
     trace estimation"; Meyer, Musco, Musco & Woodruff 2021, Algorithm 1; Epperly, Tropp & Webber 2024, "XTrace".
@@ -142,7 +143,8 @@ def interval(value: float, stderr: float, spreads: Sequence[float] | np.ndarray)
     """value +- t stderr at 95%, where stderr^2 is proportional to the mean of n `spreads`, themselves estimates.
 
     Satterthwaite's degrees of freedom, 2 mean^2 / Var mean, and no fewer than n - 1. For one dominant eigenvalue they
-    come to n, for a flat spectrum to so many that t is 1.96. One vector gives none: how wrong its spread is, it cannot say.
+    come to n, for a flat spectrum to so many that t is 1.96. One vector gives no interval: it cannot say how far its
+    spread is off.
     """
     n = len(spreads)
     if stderr == 0.0:
@@ -179,6 +181,7 @@ def _sampled(
     squares: list[float] = []
     value, stderr = inside.trace, 0.0
     seen = _Symmetry()
+    agreed = False
     while len(q) < operator.size and inside.products + len(spreads) < vectors:
         z = _signs(operator, generator)
         inner = orthogonal(z, q)
@@ -198,8 +201,11 @@ def _sampled(
         deviation += dot(step, components - mean)
         value = inside.trace + total / n
         variance = 2 * deviation / (n - 1) if n > 1 else math.inf
-        if n < FEWEST:  # equal components may be a diagonal, or chance; then its variance on the sphere is taken
-            variance = max(variance, 2 * (float(np.mean(spreads)) - (total / n) ** 2 / (operator.size - len(q))))
+        agreed = False
+        if n < FEWEST:  # components that agree may be a diagonal's, or agree by chance: the variance on the sphere then
+            on_sphere = 2 * (float(np.mean(spreads)) - (total / n) ** 2 / (operator.size - len(q)))
+            agreed = on_sphere > 2 * variance
+            variance = max(variance, on_sphere)
         stderr = math.sqrt(variance / n)
         if n >= FEWEST:
             aim = tolerance * abs(value)
@@ -212,6 +218,9 @@ def _sampled(
     of_squares = (inside.squares + float(np.mean(squares)), _stderr(squares)) if squares else (inside.squares, 0.0)
     rounding = operator.rounding(math.sqrt(of_squares[0])) + 2 * seen.crossed
     low, high = interval(value, stderr, spreads)
+    if agreed:
+        half = float(stdtrit(len(spreads) - 1, 0.975)) * stderr
+        low, high = value - half, value + half
     products = inside.products + len(spreads)
     converged = stderr <= tolerance * abs(value)
     ends = low - rounding, high + rounding

@@ -130,7 +130,9 @@ def test_one_parameter() -> None:
     found = density_of(a, 5, 2)
     assert (list(found.node), list(found.weight)) == ([-2.5, -2.5], [1.0, 1.0])
     assert found.trace.value == found.trace.low == found.trace.high == -2.5
-    known = SimpleNamespace(values=np.array([-2.5]), residuals=np.zeros(1), vectors=torch.ones(1, 1, dtype=torch.float64))
+    known = SimpleNamespace(
+        values=np.array([-2.5]), residuals=np.zeros(1), vectors=torch.ones(1, 1, dtype=torch.float64)
+    )
     found = density_of(a, 5, 2, known=known)
     assert (list(found.node), list(found.weight), list(found.known)) == ([-2.5] * 2, [1.0] * 2, [True] * 2)
     assert (found.products, found.trace.stderr) == (0, 0.0)
