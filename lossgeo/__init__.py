@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from lossgeo.curvature.operators.hessian import Hessian as Hessian
     from lossgeo.curvature.spectral.linear_operator import LinearOperator as LinearOperator
     from lossgeo.landscapes.critical_point import CriticalPoint as CriticalPoint, Theory as Theory
-    from lossgeo.landscapes.datasets import Dataset as Dataset
-    from lossgeo.landscapes.datasets._data import Raw as Raw
+    from lossgeo.landscapes.datasets import Dataset as Dataset, Raw as Raw
     from lossgeo.landscapes.landscape import Landscape as Landscape
     from lossgeo.landscapes.losses import Loss as Loss
     from lossgeo.landscapes.models import Model as Model
@@ -56,8 +55,7 @@ HOMES = {
     "lossgeo.curvature.operators.hessian": ("Hessian",),
     "lossgeo.curvature.spectral.linear_operator": ("LinearOperator",),
     "lossgeo.landscapes.critical_point": ("CriticalPoint", "Theory"),
-    "lossgeo.landscapes.datasets": ("Dataset",),
-    "lossgeo.landscapes.datasets._data": ("Raw",),
+    "lossgeo.landscapes.datasets": ("Dataset", "Raw"),
     "lossgeo.landscapes.landscape": ("Landscape",),
     "lossgeo.landscapes.losses": ("Loss",),
     "lossgeo.landscapes.models": ("Model",),

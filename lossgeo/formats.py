@@ -1,9 +1,9 @@
 """A summary as text, as a page and as a picture. Nothing is printed here.
 
 Two kinds of text. For programs (tsv, csv, json, jsonl): every digit, one column a key. For readers (table, markdown,
-html): X with its interval in one cell, rounded to two significant digits of the interval's half-width, because the
-digits behind those are noise, and to the 15 digits that a float64 holds for sure, however narrow an interval is;
-numbers without an interval to four digits.
+html): X with its interval in one cell, or else its error, rounded to two significant digits of the half-width or the
+error, because the digits behind those are noise, and to the 15 digits that a float64 holds for sure, however narrow an
+interval is; numbers of which neither is known to four digits.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from rich.text import Text
 
 from lossgeo.errors import NothingToReport, UsageError
 from lossgeo.files import write_atomically
-from lossgeo.reports import Summary, ends_of
+from lossgeo.reports import Summary, ends_of, error_of
 from lossgeo.tables import Row
 
 FIGURES = ("png", "svg", "pdf")
@@ -219,28 +219,33 @@ def _escape(text: str) -> str:
 
 
 def _readable(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """Columns and cells for readers: the ends of X's interval go into the cell of X."""
+    """Columns and cells for readers: the ends of X's interval and its error go into the cell of X."""
     keys = list(rows[0])
-    pairs = {key: ends_of(key) for key in keys if set(ends_of(key)) <= set(keys)}
-    columns = [key for key in keys if not any(key in pair for pair in pairs.values())]
-    return columns, [[_cell(row[column], *_ends(row, pairs.get(column))) for column in columns] for row in rows]
+    beside = {key: (*ends_of(key), error_of(key)) for key in keys}
+    taken = {
+        key for low, high, error in beside.values() for key in (error, *((low, high) if {low, high} <= {*keys} else ()))
+    }
+    columns = [key for key in keys if key not in taken]
+    return columns, [[_cell(row[key], *(row.get(name) for name in beside[key])) for key in columns] for row in rows]
 
 
-def _ends(row: Row, pair: tuple[str, str] | None) -> tuple[Any, Any]:
-    return (None, None) if pair is None else (row[pair[0]], row[pair[1]])
-
-
-def _cell(value: Any, low: float | None, high: float | None) -> str:
+def _cell(value: Any, low: float | None, high: float | None, error: float | None) -> str:
     if value is None:
         return "-"
     if low is not None and high is not None and high > low:
-        half = max(high / 2 - low / 2, math.ulp(0.0))
-        largest = max(abs(value), abs(low), abs(high))
-        decimals = min(1 - math.floor(math.log10(half)), HELD - 1 - math.floor(math.log10(largest)))
+        decimals = _decimals(high / 2 - low / 2, max(abs(value), abs(low), abs(high)))
         return f"{_rounded(value, decimals)} [{_rounded(low, decimals)}, {_rounded(high, decimals)}]"
+    if error:
+        decimals = _decimals(error, max(abs(value), error))
+        return f"{_rounded(value, decimals)} ± {_rounded(error, decimals)}"
     if isinstance(value, float):
         return _four_digits(value)
     return " ".join(_exact(value).split())
+
+
+def _decimals(error: float, largest: float) -> int:
+    """Down to the second digit of the error, and no more digits than the largest number holds."""
+    return min(1 - math.floor(math.log10(max(error, math.ulp(0.0)))), HELD - 1 - math.floor(math.log10(largest)))
 
 
 def _rounded(value: float, decimals: int) -> str:

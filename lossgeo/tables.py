@@ -21,6 +21,9 @@ from lossgeo.files import write_atomically
 
 VERSION = 1  # of the schemas; raised when a column changes its meaning or leaves
 
+# ends the meaning of a column that weight decay would change
+DECAY = "; without weight decay, unless the recipe says include_decay"
+
 Row = dict[str, Any]
 ARROW = {
     "string": pa.string(),
@@ -33,7 +36,10 @@ ARROW = {
 
 @dataclass(frozen=True)
 class Column:
-    """One column: its type, its unit ("" where a number has none) and its meaning in a few words."""
+    """One column: its type, its unit ("" where a number has none) and its meaning in a few words.
+
+    The unit `unit` is the one that the row's own column of that name says: other operators have other values.
+    """
 
     name: str
     type: Literal["string", "int", "float", "bool", "floats"]

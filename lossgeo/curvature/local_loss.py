@@ -10,13 +10,12 @@ import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import copy
-from fnmatch import fnmatchcase
 
 import torch
 
 from lossgeo.curvature.kernels import differentiable_kernels
 from lossgeo.curvature.memory import memory_budget
-from lossgeo.errors import UsageError
+from lossgeo.curvature.spectral.linear_operator import Contributions, LinearOperator
 from lossgeo.landscapes.flat_module import BatchNormMode, flattened
 from lossgeo.landscapes.landscape import Landscape, total
 from lossgeo.landscapes.point import Point
@@ -35,7 +34,7 @@ class LocalLoss:
     `memory` is what graphs and vectors may take, in bytes (default: half of what is free).
 
     With `masks`, a seed, it is the loss as training sees it: layers draw from that seed, batch norms that train use the
-    examples' own statistics.
+    examples' own statistics, and weight decay, which an optimizer adds itself, is no part of it.
 
     `gradient_seconds` is the price of one gradient of the loss over the examples.
 
@@ -86,6 +85,8 @@ class LocalLoss:
         self.size = sum(self._sizes)
         ends = dict(zip(named, itertools.accumulate(p.numel() for p in named.values()), strict=True))
         self._where = [slice(ends[name] - named[name].numel(), ends[name]) for name in self.names]
+        decay = self.landscape.decay if self.masks is None else None
+        self._decay = None if decay is None else self.block(decay).to(self.dtype)  # (P,) of the block
 
     def _repeatable(self) -> float:
         """Whether the model gives the same twice is asked once; the answer is the price of a gradient."""
@@ -175,8 +176,7 @@ class LocalLoss:
 
     def outputs(self, inputs: torch.Tensor, theta: torch.Tensor | None = None) -> torch.Tensor:
         """The model's outputs (B, ..., C) with their graph, in measuring mode, here or at another theta."""
-        here = self.theta if theta is None else theta
-        with self.measuring(here), torch.enable_grad():
+        with self.measuring(self._at(theta)), torch.enable_grad():
             outputs: torch.Tensor = self.landscape.module(inputs)
         return outputs
 
@@ -191,6 +191,9 @@ class LocalLoss:
         """Around backward passes: what is computed anew in one has to be what it was in the forward pass."""
         return self.measuring(theta, seeding=False) if self.landscape.backward.recomputes else nullcontext()
 
+    def _at(self, theta: torch.Tensor | None) -> torch.Tensor:
+        return self.theta if theta is None else theta
+
     def gradient(self, theta: torch.Tensor | None = None) -> torch.Tensor:
         """The gradient (P,) of the loss on all the examples, here or at another theta; costs one gradient."""
 
@@ -198,13 +201,40 @@ class LocalLoss:
             loss = share * self.loss.mean(self.outputs(piece.inputs, theta), piece.targets)
             return self.flat(self.derivatives((loss,), theta=theta))
 
-        return total(part(*chunk) for chunk in self.pieces())
+        gradient = total(part(*chunk) for chunk in self.pieces())
+        return gradient if self._decay is None else gradient + self._decay * self.block(self._at(theta))
 
     @torch.no_grad()
     def value(self) -> float:
         """The loss on all the examples; costs a forward pass."""
-        return total(
+        penalty = 0.0 if self._decay is None else float(self.landscape.penalty(self.theta))
+        return penalty + total(
             share * float(self.loss.mean(self.outputs(piece.inputs), piece.targets)) for piece, share in self.pieces()
+        )
+
+    def penalized(self, operator: LinearOperator) -> LinearOperator:
+        """A second derivative of the loss on the examples, with that of the decay; the same map where there is none."""
+        decay = self._decay
+        if decay is None:
+            return operator
+
+        def contributions(vectors: torch.Tensor) -> Contributions:
+            assert operator.contributions is not None
+            of_examples = operator.contributions(vectors)
+            forms = (decay * vectors * vectors).sum(1).double()
+            return of_examples._replace(forms=of_examples.forms + forms[:, None] * of_examples.shares)
+
+        return LinearOperator(
+            operator.size,
+            lambda vector: operator @ vector + decay * vector,
+            operator.dtype,
+            operator.device,
+            contributions if operator.contributions else None,
+            operator.sampling,
+            operator.room,
+            operator.note,
+            operator.semidefinite,
+            operator.error,
         )
 
     # --- derivatives by the block ------------------------------------------------------------------------------------
@@ -227,7 +257,7 @@ class LocalLoss:
         pairs = [(o, c) for o, c in zip(outputs, weights, strict=True) if o is not None and o.requires_grad]
         if not pairs or not inputs:
             return (None,) * len(inputs)
-        with self._backward(self.theta if theta is None else theta):
+        with self._backward(self._at(theta)):
             return torch.autograd.grad(
                 [o for o, _ in pairs],
                 inputs,
@@ -268,30 +298,3 @@ class LocalLoss:
             if parameter.requires_grad:
                 theta[where] += piece
         return theta
-
-
-def matching(landscape: Landscape, pattern: str) -> tuple[str, ...]:
-    """The names of the parameters that a glob matches, as in `layers.0.*`, or one of several with commas between.
-
-    Raises:
-        UsageError: none does.
-    """
-    names = [name for name, _ in landscape.module.named_parameters()]
-    found = tuple(name for name in names if any(fnmatchcase(name, glob) for glob in pattern.split(",")))
-    if not found:
-        shown = ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
-        raise UsageError(f"parameters: {pattern!r} matches none of the model's parameters; it has {shown}")
-    return found
-
-
-def layers(landscape: Landscape, pattern: str) -> dict[str, tuple[str, ...]]:
-    """The parameters that a glob matches, by layer: those that one module owns. Keys are globs themselves."""
-    groups: dict[str, list[str]] = {}
-    for name in matching(landscape, pattern):
-        owner, _, _ = name.rpartition(".")
-        groups.setdefault(f"{owner}.*" if owner else name, []).append(name)
-    # where a module's children have parameters too, the glob would take them in
-    labels = {
-        glob: glob if matching(landscape, glob) == tuple(mine) else ",".join(mine) for glob, mine in groups.items()
-    }
-    return {labels[glob]: tuple(mine) for glob, mine in groups.items()}

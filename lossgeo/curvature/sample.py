@@ -34,11 +34,12 @@ class Settings:
 class Sample:
     """An operator over some of the training examples at a point, and over parts of these.
 
-    `whole`: these are all there are, so that nothing is left to be uncertain about. `cost` is in products so far, those
-    over a part counted by their share of the examples. `one_layer`: one module owns the whole block.
+    `left`: the share of the training examples that is not measured; `whole`: there is none. `cost` is in products so
+    far, those over a part counted by their share of the examples. `one_layer`: one module owns the whole block.
     """
 
     def __init__(self, settings: Settings, landscape: Landscape, point: Point) -> None:
+        self.left = 1 - settings.size / landscape.train.size
         self.whole = settings.size == landscape.train.size
         self.examples = settings.size
         self.one_layer = len({name.rpartition(".")[0] for name in settings.names}) == 1

@@ -56,6 +56,9 @@ class Landscape:
     where it is one of theta alone, as of a surface: there are then no outputs, many points are evaluated at once, and
     the bits of a point do not depend on those beside it. `known` is what theory knows in advance.
 
+    With `decay` gamma it is L(theta) + gamma / 2 |theta|^2 wherever it is measured, over all parameters that learn.
+    What training steps by, `gradient` and `value` of a batch, is without: an optimizer adds its weight decay itself.
+
     Raises:
         UsageError: the model's output does not fit the task, or there is nothing to train.
     """
@@ -72,6 +75,7 @@ class Landscape:
         chunk: int | None = None,
         formula: Formula | None = None,
         known: Knowledge | None = None,
+        decay: float = 0.0,
     ) -> None:
         self.module = converted(module, dtype, device)
         self.task = task
@@ -84,6 +88,13 @@ class Landscape:
         self.known = known or Knowledge()
         self.flat = FlatModule(self.module, self.device)
         self.size = sum(self.flat.sizes)
+        # (P,): gamma, 0 where a parameter is frozen; None: there is no decay
+        self.decay = None
+        if decay:
+            learns = [
+                torch.full((p.numel(),), decay * p.requires_grad, dtype=torch.float64) for p in self.flat.parameters
+            ]
+            self.decay = torch.cat(learns).to(device)
         self.chunk = chunk or (CHUNK_CONVOLUTION if self.flat.convolves else CHUNK)
         self._start = self.flat.theta()
         self._gradient = torch.zeros_like(self._start)
@@ -167,6 +178,11 @@ class Landscape:
 
     # --- measuring ---------------------------------------------------------------------------------------------------
 
+    def penalty(self, theta: torch.Tensor) -> torch.Tensor:
+        """gamma / 2 |theta|^2 at theta (..., P), float64 (...), where there is decay."""
+        assert self.decay is not None
+        return 0.5 * (theta.double().square() @ self.decay)
+
     def chunks(
         self, examples: Examples, batch_norm: BatchNormMode = "eval", whole: bool = False
     ) -> Iterator[tuple[Examples, float]]:
@@ -191,7 +207,7 @@ class Landscape:
 
     def evaluate(self, theta: torch.Tensor, examples: Examples, batch_norm: BatchNormMode = "eval") -> Evaluation:
         """Loss and accuracy on all examples; costs one forward pass over them."""
-        loss, correct, counted = 0.0, 0, 0
+        loss, correct, counted = 0.0 if self.decay is None else float(self.penalty(theta)), 0, 0
         with self.flat.measuring(theta, batch_norm), torch.no_grad():
             for piece, share in self.chunks(examples, batch_norm):
                 outputs = self.module(piece.inputs)
@@ -205,7 +221,8 @@ class Landscape:
     def evaluations(self, theta: torch.Tensor, examples: Examples) -> list[Evaluation]:
         """Of R trials, theta (R, P); costs R forward passes over the examples, of a formula one for all."""
         if self.formula is not None:
-            return [Evaluation(value, None) for value in self.formula(theta).tolist()]
+            values = self.formula(theta) if self.decay is None else self.formula(theta) + self.penalty(theta)
+            return [Evaluation(value, None) for value in values.tolist()]
         return [self.evaluate(row, examples) for row in theta]
 
     def mean_gradient(
@@ -219,7 +236,8 @@ class Landscape:
             return flattened(pieces, self.flat.parameters)
 
         with self.flat.measuring(theta, batch_norm), torch.enable_grad():
-            return total(part(*chunk) for chunk in self.chunks(examples, batch_norm))
+            gradient = total(part(*chunk) for chunk in self.chunks(examples, batch_norm))
+        return gradient if self.decay is None else gradient + self.decay.to(gradient) * theta
 
     def once(self, question: tuple[object, ...], ask: Callable[[], float]) -> float:
         """The answer to a question about the model that does not depend on the point: asked once, a refusal too.

@@ -26,7 +26,7 @@ from lossgeo.probes._counts import Counts
 from lossgeo.probes._curvature import CurvatureProbe
 from lossgeo.probes._fingerprint import fingerprint
 from lossgeo.probes._kernel import ROUNDING, TRIES, Kernel
-from lossgeo.tables import Column, Row
+from lossgeo.tables import DECAY, Column, Row
 
 SMALLEST = 1e-10  # an eigenvalue below it is zero, however small the largest is
 TOLERANCE = 1e-6  # of the extreme eigenvalues where the whole spectrum is not computed
@@ -66,8 +66,8 @@ class CriticalPointProbe(CurvatureProbe):
         Column("accepted", "bool", "", "whether the search ended at a critical point; null: there was none"),
         Column("flat", "bool", "", "not accepted, with H g close to zero though g is not"),
         Column("moved", "float", "parameter", "distance from the point of the trajectory to where the search ended"),
-        Column("loss", "float", "loss", "over the measured examples"),
-        Column("gradient_norm", "float", "loss / parameter", "Euclidean norm over the group of parameters"),
+        Column("loss", "float", "loss", f"over the measured examples{DECAY}"),
+        Column("gradient_norm", "float", "loss / parameter", f"Euclidean, over the group of parameters{DECAY}"),
         Column("lambda_min", "float", "loss / parameter^2", "the smallest eigenvalue"),
         Column("lambda_min_error", "float", "loss / parameter^2", "the solver's bound of its error"),
         Column("lambda_max", "float", "loss / parameter^2", "the largest eigenvalue"),
@@ -230,11 +230,12 @@ class CriticalPointProbe(CurvatureProbe):
 def _reached(ends: Extremes, nodes: np.ndarray, found: Ends, cutoff: float) -> Extremes:
     """How far the spectrum reaches, by its ends and by nodes, which lie inside; an error is infinite where none holds.
 
-    It holds of an end that has converged and that no node contradicts, by more than matters to a cutoff.
+    It holds of an end that has converged, or is zero as far as matters to a cutoff, and that no node contradicts.
     """
     low, high, slack = float(nodes.min()), float(nodes.max()), 0.01 * cutoff
-    low_known = bool(found.bottom.converged[0]) and low >= ends.low - ends.low_error - slack
-    high_known = bool(found.top.converged[0]) and high <= ends.high + ends.high_error + slack
+    low_known, high_known = (bool(end.converged[0]) or end.bounds[0] <= slack for end in (found.bottom, found.top))
+    low_known = low_known and low >= ends.low - ends.low_error - slack
+    high_known = high_known and high <= ends.high + ends.high_error + slack
     return Extremes(
         min(ends.low, low),
         ends.low_error if low_known else math.inf,

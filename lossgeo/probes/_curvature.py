@@ -13,7 +13,7 @@ import torch
 from pydantic import Field, model_validator
 
 from lossgeo.components.component import components, identity
-from lossgeo.curvature.local_loss import layers, matching
+from lossgeo.curvature.blocks import layers, matching
 from lossgeo.curvature.operators import Operator
 from lossgeo.curvature.operators.hessian import Hessian
 from lossgeo.curvature.sample import Sample, Settings
@@ -23,7 +23,7 @@ from lossgeo.landscapes.landscape import Landscape, Memory
 from lossgeo.landscapes.point import Point
 from lossgeo.probes import Measurement, Probe
 from lossgeo.randomness import generator as named_generator
-from lossgeo.tables import Column, Row
+from lossgeo.tables import DECAY, Column, Row
 
 FIRST = 256  # examples that `samples: auto` begins with
 FLOAT32_TOLERANCE = 1e-5  # below it, products in float32 are too coarse
@@ -71,8 +71,9 @@ class CurvatureProbe(Probe):
     )
 
     shared: ClassVar[tuple[Column, ...]] = (
-        Column("operator", "string", "", "name of the operator"),
+        Column("operator", "string", "", f"name; second derivatives are those of the loss{DECAY}"),
         Column("settings", "string", "", "what else the operator was given, as JSON; null: nothing, or an older table"),
+        Column("unit", "string", "", "of the operator's values, such as loss / parameter^2"),
         Column("parameters", "string", "", "glob of the parameters it is restricted to; * is all"),
         Column("size", "int", "", "dimension of the operator: the number of these parameters"),
         Column("samples", "int", "examples", "training examples it was measured on"),
@@ -135,6 +136,7 @@ class CurvatureProbe(Probe):
                 shared = {
                     "operator": self.operator.component_name(),
                     "settings": json.dumps(asked, sort_keys=True) if asked else None,
+                    "unit": self.operator.unit(),
                     "parameters": label,
                     "size": sample.operator.size,
                     "samples": size,

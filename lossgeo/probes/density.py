@@ -38,7 +38,7 @@ class Density(CurvatureProbe):
     columns: ClassVar[tuple[Column, ...]] = (
         Column("part", "int", "", "0: all the measured examples; 1 to 8: disjoint parts of them"),
         Column("vector", "int", "", "random start vector, from 0"),
-        Column("node", "float", "loss / parameter^2", "where the quadrature puts a share of the spectrum"),
+        Column("node", "float", "unit", "where the quadrature puts a share of the spectrum"),
         Column("weight", "float", "", "that share; the weights of a part and vector sum to 1"),
         Column("known", "bool", "", "an eigenvalue that was found and taken out, with the weight 1/P"),
     )

@@ -62,7 +62,7 @@ class Eigenvalues(CurvatureProbe):
     )
     complete: bool | Literal["auto"] = Field(
         default="auto",
-        description="look for missing copies of multiple eigenvalues; auto: where several pairs of a single layer or of "
+        description="look for missing copies of multiple eigenvalues; auto: where several pairs of one layer or of "
         "a kernel are asked for",
     )
     save_vectors: bool = Field(default=False, description="keep the eigenvectors in the run's folder")
@@ -70,24 +70,24 @@ class Eigenvalues(CurvatureProbe):
     columns: ClassVar[tuple[Column, ...]] = (
         Column("end", "string", "", "top or bottom"),
         Column("rank", "int", "", "0 is the extreme one of its end"),
-        Column("eigenvalue", "float", "loss / parameter^2", "Ritz value over the measured examples"),
-        Column("residual", "float", "loss / parameter^2", "norm of A v - eigenvalue v; an eigenvalue lies within it"),
-        Column("bound", "float", "loss / parameter^2", "tighter: residual^2 over the gap to the next Ritz value"),
+        Column("eigenvalue", "float", "unit", "Ritz value over the measured examples"),
+        Column("residual", "float", "unit", "norm of A v - eigenvalue v; an eigenvalue lies within it"),
+        Column("bound", "float", "unit", "tighter: residual^2 over the gap to the next Ritz value"),
         Column("converged", "bool", "", "whether the error met the tolerance within the budget"),
-        Column("stderr", "float", "loss / parameter^2", "over the operator's own random draws; null: it has none"),
-        Column("low", "float", "loss / parameter^2", "lower end for the value over all examples; null: these are all"),
-        Column("high", "float", "loss / parameter^2", "upper end for the value over all examples; null: these are all"),
+        Column("stderr", "float", "unit", "over the operator's own random draws; null: it has none"),
+        Column("low", "float", "unit", "lower end for the value over all examples; null: these are all"),
+        Column("high", "float", "unit", "upper end for the value over all examples; null: these are all"),
         Column(
             "relative_to",
             "float",
-            "loss / parameter^2",
+            "unit",
             "what the tolerance is a share of: |eigenvalue|, or 1% of the largest for a bottom that cannot be negative",
         ),
         Column(
             "complete",
             "bool",
             "",
-            "no eigenvalue beyond the last of this end is missing, copies too; false: not looked for, or not to the end",
+            "no eigenvalue beyond the end's last is missing, copies too; false: not looked for, or not to the end",
         ),
     )
 
@@ -158,7 +158,7 @@ class Eigenvalues(CurvatureProbe):
             of_halves = [getattr(f, end).vectors[:k] for f in found.values()]
             values = torch.from_numpy(pairs.values[:k])
             operators = list(halves.values())
-            low, high = bracket(sample.operator, operators, values, pairs.vectors[:k], of_halves, sign)
+            low, high = bracket(sample.operator, operators, values, pairs.vectors[:k], of_halves, sign, sample.left)
             for row, a, b in zip(rows[end], low.tolist(), high.tolist(), strict=False):
                 row |= {"low": a, "high": b}
             widths.append(float(high[0] - low[0]) / max(abs(float(values[0])), 1e-300))

@@ -26,7 +26,7 @@ from lossgeo.optimizers import Optimizer
 from lossgeo.optimizers.schedules import Rates
 from lossgeo.probes import Measurement, Probe
 from lossgeo.saddles.first_passage import BatchNoise, Passage
-from lossgeo.tables import Column, Row
+from lossgeo.tables import DECAY, Column, Row
 
 FALLEN = 0.5  # share of a peak below which it has been passed
 TOLERANCE = 1e-3  # of the two eigenvalues
@@ -57,7 +57,7 @@ class Plateaus(Probe):
     keep: int = Field(default=16, ge=2, le=1000, description="points kept of a plateau to choose its middle from")
 
     columns: ClassVar[tuple[Column, ...]] = (
-        Column("gradient_norm", "float", "loss / parameter", "Euclidean norm over the training data, here"),
+        Column("gradient_norm", "float", "loss / parameter", f"Euclidean norm over the training data, here{DECAY}"),
         Column("number", "int", "", "of the plateau, from 0; null: none was seen to end here"),
         Column("start_step", "int", "steps", "first measurement at which the gradient was small"),
         Column("end_step", "int", "steps", "first one at which it was not any more; null: training ended before"),
@@ -65,7 +65,7 @@ class Plateaus(Probe):
         Column("last_step", "int", "steps", "the end, or where training ended"),
         Column("level", "float", "loss / parameter", "gradient norm below which it was small"),
         Column("middle_step", "int", "steps", "the point kept nearest to the middle"),
-        Column("middle_loss", "float", "loss", "over the training data, there"),
+        Column("middle_loss", "float", "loss", f"over the training data, there{DECAY}"),
         Column("middle_gradient_norm", "float", "loss / parameter", "there"),
         Column("lambda_min", "float", "loss / parameter^2", "smallest eigenvalue of the Hessian, there"),
         Column("lambda_min_error", "float", "loss / parameter^2", "the solver's bound of its error"),
@@ -100,7 +100,7 @@ class Plateaus(Probe):
         here = LocalLoss(landscape, Point(middle, theta, {}), landscape.train)
         operator, g = Hessian().at(here), here.gradient()
         ends = extremes(operator, generator, TOLERANCE, BUDGET)
-        leaving = None if found.censored else last - middle
+        leaving, included = None if found.censored else last - middle, landscape.decay is not None
         return {
             "number": int(history.number),
             "start_step": first,
@@ -117,12 +117,19 @@ class Plateaus(Probe):
             "lambda_max_error": ends.high_error,
             "strict": ends.low < -self.zero * ends.scale,
             "leaving_steps": leaving,
-            "predicted_steps": None if leaving is None else _predicted(point, middle, operator, g, found.level),
+            "predicted_steps": None
+            if leaving is None
+            else _predicted(point, middle, operator, g, found.level, included),
         }
 
 
-def _predicted(point: Point, begin: int, operator: LinearOperator, g: torch.Tensor, level: float) -> float | None:
-    """Steps from `begin` in which the gradient's norm grows to the level, by the linear theory; None: it never does."""
+def _predicted(
+    point: Point, begin: int, operator: LinearOperator, g: torch.Tensor, level: float, included: bool
+) -> float | None:
+    """Steps from `begin` in which the gradient's norm grows to the level, by the linear theory; None: it never does.
+
+    `included`: whether the operator holds the optimizer's weight decay.
+    """
     norm, optimizer, rates = float(torch.linalg.vector_norm(g)), point.optimizer, point.rates
     if not isinstance(optimizer, Optimizer) or not isinstance(rates, Rates) or not 0 < norm < level:
         return None
@@ -133,7 +140,7 @@ def _predicted(point: Point, begin: int, operator: LinearOperator, g: torch.Tens
     while krylov.steps < min(STEPS, operator.size) and not krylov.invariant:
         krylov.extend()
     values, vectors = krylov.ritz()
-    curvatures = np.asarray(values) + decay
+    curvatures = np.asarray(values) + decay * (not included)
     down = curvatures < 0
     parts, curvatures = norm * np.asarray(vectors[0])[None, down], curvatures[down]
     if not len(curvatures):

@@ -33,7 +33,7 @@ class Trace(CurvatureProbe):
 
     method: Method = Field(
         default="auto",
-        description="the estimator; auto: deflated, or hutchinson where products are few; exact takes their place where "
+        description="the estimator; auto: deflated, or hutchinson where products are few; exact replaces them where "
         "`vectors` covers all dimensions",
     )
     vectors: int = Field(default=32, ge=2, le=100_000, description="products at the most")
@@ -42,21 +42,27 @@ class Trace(CurvatureProbe):
 
     columns: ClassVar[tuple[Column, ...]] = (
         Column("method", "string", "", "the estimator"),
-        Column("value", "float", "loss / parameter^2", "estimate of the trace"),
-        Column("stderr", "float", "loss / parameter^2", "standard error over the random vectors"),
-        Column("data_stderr", "float", "loss / parameter^2", "standard error over examples; null: these are all"),
-        Column("low", "float", "loss / parameter^2", "lower end of the 95% interval, over vectors, examples and draws"),
+        Column("value", "float", "unit", "estimate of the trace"),
+        Column("stderr", "float", "unit", "standard error over the random vectors"),
+        Column("data_stderr", "float", "unit", "standard error over examples; null: these are all"),
         Column(
-            "high", "float", "loss / parameter^2", "upper end of the 95% interval, over vectors, examples and draws"
+            "low",
+            "float",
+            "unit",
+            "lower end of the 95% interval, over vectors, examples and draws",
+        ),
+        Column(
+            "high",
+            "float",
+            "unit",
+            "upper end of the 95% interval, over vectors, examples and draws",
         ),
         Column("converged", "bool", "", "whether the standard error met the tolerance"),
-        Column(
-            "squares", "float", "(loss / parameter^2)^2", "estimate of the trace of A^2, the squared Frobenius norm"
-        ),
-        Column("squares_stderr", "float", "(loss / parameter^2)^2", "its standard error over the random vectors"),
-        Column(
-            "draws_stderr", "float", "loss / parameter^2", "standard error over the operator's own draws; null: none"
-        ),
+        Column("squares", "float", "unit^2", "estimate of the trace of A^2, the squared Frobenius norm"),
+        Column("squares_stderr", "float", "unit^2", "its standard error over the random vectors"),
+        Column("squares_low", "float", "unit^2", "lower end of the 95% interval, over vectors alone"),
+        Column("squares_high", "float", "unit^2", "upper end of the 95% interval; null: of too few vectors"),
+        Column("draws_stderr", "float", "unit", "standard error over the operator's own draws; null: none"),
     )
 
     @model_validator(mode="after")
@@ -74,26 +80,28 @@ class Trace(CurvatureProbe):
                 krylov, self.deflate, 0, KNOWN_TOLERANCE, operator.size, generator, sample.room
             ).top.only_converged()
         estimate = trace(operator, self.method, self.vectors, self.tolerance, generator, known)
-        over_examples = None
+        over_examples, of_examples = None, 0.0
         if self.data_error and not sample.whole and operator.contributions is not None:
             signs = torch.randint(0, 2, (min(self.vectors, OVER_EXAMPLES), operator.size), generator=generator)
             signs = (2 * signs - 1).to(operator.device, operator.dtype)
             of_signs = operator.contributions(signs)
             of_trace = of_signs._replace(forms=of_signs.forms.mean(0, keepdim=True))
-            over_examples = float(of_trace.stderr()[0])
+            over_examples, of_examples = float(of_trace.stderr(sample.left)[0]), float(of_trace.aside(sample.left)[0])
         over_draws = self._over_draws(sample.operator, estimate.method, generator)
-        aside = QUANTILE * math.hypot(over_examples or 0.0, over_draws or 0.0)
+        aside = math.hypot(of_examples, QUANTILE * (over_draws or 0.0))
         below, above = estimate.value - estimate.low, estimate.high - estimate.value
         row = {
             "method": estimate.method,
             "value": estimate.value,
             "stderr": estimate.stderr,
             "data_stderr": over_examples,
-            "low": estimate.value - (below**2 + aside**2) ** 0.5,
-            "high": estimate.value + (above**2 + aside**2) ** 0.5,
+            "low": _known(estimate.value - (below**2 + aside**2) ** 0.5),
+            "high": _known(estimate.value + (above**2 + aside**2) ** 0.5),
             "converged": estimate.converged,
             "squares": estimate.squares,
             "squares_stderr": estimate.squares_stderr,
+            "squares_low": _known(estimate.squares_low),
+            "squares_high": _known(estimate.squares_high),
             "draws_stderr": over_draws,
         }
         unknown = 0.0 if sample.whole else float("inf")
@@ -118,3 +126,7 @@ class Trace(CurvatureProbe):
         of_mean = float(operator.sampling(signs, mean)[0]) ** 2
         each = float(operator.sampling(signs).square().mean())
         return math.sqrt(max(0.0, (OVER_EXAMPLES * of_mean - each) / (OVER_EXAMPLES - 1)))
+
+
+def _known(end: float) -> float | None:
+    return end if math.isfinite(end) else None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -73,6 +75,8 @@ class Checkpoints(Times):
 class Recipe(Value):
     """One fully resolved recipe."""
 
+    joined: ClassVar[Mapping[str, Any]] = MappingProxyType({"include_decay": False})
+
     name: str = Field(
         pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$",
         description="names the folder under outputs/; letters, digits, _ . -",
@@ -89,6 +93,11 @@ class Recipe(Value):
     schedule: Schedule = Field(default=Constant(), description="factor on the learning rate over steps")
     batch_size: Annotated[int, Field(ge=1)] | Literal["full"] = Field(
         default="full", description="examples a step, drawn without replacement per epoch, or full"
+    )
+    include_decay: bool = Field(
+        default=False,
+        description="count weight decay, weight_decay / 2 |theta|^2, as a part of the loss in all that is told of it: "
+        "losses, gradient norms, curvature, critical points and stop rules; training is the same",
     )
     steps: int | None = Field(default=None, ge=1, le=MAX_STEPS, description="length of the training in steps")
     epochs: int | None = Field(default=None, ge=1, le=MAX_STEPS, description="or in passes over the data")
@@ -121,6 +130,7 @@ class Recipe(Value):
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give either `steps` or `epochs`, one of them")
         self._consistent_landscape()
+        self._consistent_decay()
         if self.batch_size != "full" and self.escape is not None and self.escape.loss_drop is not None:
             raise ValueError("`escape.loss_drop` needs the whole loss at every step: set batch_size: full")
         keys = [probe.key() for probe in self.probes]
@@ -131,6 +141,23 @@ class Recipe(Value):
                     "merge their schedules (`every`, `at` and `log` add up)"
                 )
         return self
+
+    @property
+    def decay(self) -> float:
+        """gamma of the gamma / 2 |theta|^2 that is a part of the loss."""
+        return (self.optimizer.penalty() or 0.0) if self.include_decay else 0.0
+
+    def _consistent_decay(self) -> None:
+        if self.include_decay and self.optimizer.penalty() is None:
+            raise ValueError(
+                f"`include_decay`: {self.optimizer.component_name()}'s weight decay shrinks theta beside the gradient "
+                "and is a part of no loss; use `optimizer: adam`, whose gradient holds it, or leave include_decay out"
+            )
+        if self.include_decay and (self.start is not None or self.escape is not None):
+            raise ValueError(
+                "`include_decay`: the saddles that `start` and `escape` know are those of the loss without decay; "
+                "leave include_decay out, or these"
+            )
 
     def _consistent_landscape(self) -> None:
         """Raises a ValueError unless there is a network with its data, or a surface, and what goes with it."""

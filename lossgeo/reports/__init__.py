@@ -37,6 +37,7 @@ class Summary:
 
     rows   at least one; flat, with the same keys in every row, of plain Python values; None is missing, never NaN.
            The columns `ends_of` X are the interval of column X: a format rounds X by it, a claim is judged by it.
+           `error_of` X, where there is no interval, rounds X too: the error of measuring, whatever else would vary.
     notes  sentences a reader of the rows needs: what was left out and why, which comparison is not fair.
     draw   makes the figure and imports matplotlib only then; None where there is nothing to draw.
     shared for a column whose numbers stand in several rows (a slope through them): a mark a row, equal where the number
@@ -61,6 +62,11 @@ class Report(Component):
 def ends_of(column: str) -> tuple[str, str]:
     """The names of the columns that hold the interval of a column, where a report has one."""
     return OTHER_ENDS.get(column, (f"{column}_low", f"{column}_high"))
+
+
+def error_of(column: str) -> str:
+    """The name of the column that holds what measuring leaves open of a column: no interval that it is judged by."""
+    return f"{column}_error"
 
 
 def plain(value: Any) -> Any:

@@ -6,6 +6,7 @@ code, and whatever a claim is judged by can be read in the report itself: statis
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
@@ -17,6 +18,7 @@ from lossgeo.reports.analysis.study import RunData, Study
 from lossgeo.tables import Row
 
 NAMES = ("run", "replica", "step", "parameters", "saddle", "number")  # columns that tell rows apart beside settings
+ALIKE = 1e-12  # the rounding of ends between which there is nothing
 
 
 @final
@@ -24,8 +26,9 @@ class Claims(Report):
     """The verdict on every claim: confirmed, inconclusive or contradicted.
 
     confirmed: the statistic's 95% interval lies inside the expected range; contradicted: outside; inconclusive: across
-    its edge, or there is no interval. Every expectation has a row; where several rows of the report fit it, it has one
-    for each, and column `row` says which. A number that several rows share, a slope through them, is judged once.
+    its edge, or there is no interval; inconclusive: too few, where more samples would have one. Every expectation has a
+    row; where several rows of the report fit it, it has one for each, and column `row` says which. A number that
+    several rows share, a slope through them, is judged once.
     """
 
     def render(self, study: Study) -> Summary:
@@ -99,23 +102,30 @@ def _numbers(statistic: str | None, row: Row | None) -> Row:
     return {"statistic": statistic, "value": (row or {}).get(statistic or ""), "low": low, "high": high}
 
 
-def _interval(statistic: str, row: Row) -> tuple[float, float] | None:
-    """The interval of a statistic in a report's row; None where the row has none."""
-    low, high = (row.get(name) for name in ends_of(statistic))
-    return None if low is None or high is None else (float(low), float(high))
+Ends = tuple[float | None, float | None]
 
 
-Verdict = Literal["confirmed", "inconclusive", "contradicted"]
+def _interval(statistic: str, row: Row) -> Ends | None:
+    """The interval of a statistic in a report's row; None where the report has no column for it."""
+    low, high = ends_of(statistic)
+    return (row[low], row[high]) if {low, high} <= row.keys() else None
 
 
-def verdict(interval: tuple[float, float] | None, expected: tuple[float | None, float | None]) -> Verdict:
+Verdict = Literal["confirmed", "inconclusive", "inconclusive: too few", "contradicted"]
+
+
+def verdict(interval: Ends | None, expected: Ends) -> Verdict:
     """confirmed: the interval lies inside the expected range; contradicted: outside it; inconclusive: across its edge.
 
-    `expected` may be open at either end (None). Without an interval nothing is known, so it is inconclusive.
+    `expected` may be open at either end (None). A statistic without any interval is inconclusive; one of too few
+    samples to have an interval is said to be of too few. So is an interval without width: all samples were equal, which
+    is no sign that the next one is.
     """
     if interval is None:
         return "inconclusive"
     low, high = interval
+    if low is None or high is None or math.isclose(low, high, rel_tol=ALIKE, abs_tol=ALIKE):
+        return "inconclusive: too few"
     at_least = float("-inf") if expected[0] is None else expected[0]
     at_most = float("inf") if expected[1] is None else expected[1]
     if high < at_least or low > at_most:

@@ -18,6 +18,7 @@ from pydantic import Field
 from lossgeo.reports import Report, Summary, plain
 from lossgeo.reports.analysis.intervals import Estimate
 from lossgeo.reports.analysis.study import WHOLE, RunData, Study
+from lossgeo.reports.analysis.survival import survival
 from lossgeo.tables import Row
 
 if TYPE_CHECKING:
@@ -35,8 +36,8 @@ NAMED = 5  # probes in the note on `every`, after which the column has to do
 class Cost(Report):
     """Seconds, products and gradient equivalents of every probe, and its share of the run.
 
-    seconds, matvecs, gradient_equivalents: medians over the measurements that succeeded; seconds_low and seconds_high
-    are the quickest and the slowest. gradient_equivalents = seconds / gradient_seconds, the price of one gradient over
+    seconds, matvecs, gradient_equivalents: medians over the measurements that succeeded, seconds with its 95% interval
+    from six of them on. gradient_equivalents = seconds / gradient_seconds, the price of one gradient over
     the same examples. share: the probe's seconds over those of the whole run; overhead: over those without any probe.
     With
 
@@ -68,7 +69,7 @@ class Cost(Report):
     def _row(self, run: RunData, probe: str | None, found: pd.DataFrame) -> Row:
         good = found[~found["failed"]]
         seconds, pace = good["seconds"].to_numpy(float), _step_seconds(run)
-        median = float(np.median(seconds)) if len(seconds) else None
+        typical = typical_of(seconds)
         total, whole = float(found["seconds"].sum()), run.manifest.get("seconds")
         equivalents = good["seconds"] / good["gradient_seconds"].where(good["gradient_seconds"] > 0)
         return {
@@ -76,7 +77,7 @@ class Cost(Report):
             **_what(found),
             "measurements": len(found),
             "failures": int(found["failed"].sum()),
-            **Estimate(median, *((seconds.min(), seconds.max()) if len(seconds) > 1 else ())).columns("seconds"),
+            **typical.columns("seconds"),
             "matvecs": plain(good["matvecs"].median()),
             "gradient_seconds": plain(good["gradient_seconds"].median()),
             "gradient_equivalents": plain(equivalents.median()),
@@ -84,7 +85,7 @@ class Cost(Report):
             "share": total / whole if probe is not None and whole else None,
             "overhead": total / (pace * run.manifest["step"]) if probe is not None and pace else None,
             "step_seconds": pace,
-            "every": math.ceil(median / (self.at_most * pace)) if median is not None and pace else None,
+            "every": math.ceil(typical.value / (self.at_most * pace)) if typical.value is not None and pace else None,
         }
 
     def _notes(self, study: Study, rows: list[Row]) -> Iterator[str]:
@@ -114,6 +115,14 @@ class Cost(Report):
         if 0 < len(priced) <= NAMED and len(study.runs) == 1:
             listed = "; ".join(f"{_words(row)}: every: {row['every']}" for row in priced)
             yield f"For {self.at_most:.0%} overhead each: {listed}."
+
+
+def typical_of(seconds: np.ndarray) -> Estimate:
+    """The median with its interval, as that of a trial's steps; unknown of no measurement."""
+    if not len(seconds):
+        return Estimate()
+    found = survival(seconds, np.zeros(len(seconds), dtype=bool), step=0.0).median
+    return Estimate(float(np.median(seconds)), found.low, found.high)
 
 
 def _step_seconds(run: RunData) -> float | None:

@@ -43,7 +43,7 @@ class Critical(Report):
     one landscape are one point where they agree in loss, index and what the network does (or in theta, up to the
     surface's symmetries). All that follows is over points. minimum_share: those that are minima; whether degenerate
     ones are is open, which the interval allows for. spearman: rank correlation of index and loss, with its 95%
-    bootstrap interval; None for fewer than five, or where one is constant. theory_share: those with just the loss and
+    interval; None for fewer than six, or where one is constant. theory_share: those with just the loss and
     the index of a critical point that is known, an estimated index being compared through its interval. index_rms:
     root mean square of index - expected index, over the number of parameters, where the index was counted. energy:
     loss over the number of parameters N, mean over runs of that of their minima; energy_limit: a in energy = a + b

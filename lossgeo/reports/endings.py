@@ -31,8 +31,8 @@ class Endings(Report):
 
     fell_share: of the trials that have ended, those whose training loss did so below where it began, and was not driven
     beyond a limit; all means are over these. diverged: trials that were. unfinished: those of runs that have not ended.
-    spread: standard deviation over trials of the test loss, or of the training loss where there is no
-    test set. spread_ratio: over that of the first row. All with 95% intervals.
+    spread: standard deviation over trials of the test loss, or of the training loss where there is no test set.
+    spread_ratio: over that of the first row. With 95% intervals, but for the first row over itself.
 
     Source: Choromanska et al. 2015 for losses that concentrate as networks grow.
     """

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from lossgeo.reports import Report, Summary, plain
 from lossgeo.reports.analysis.arms import Arm, families_of, laws_of, settings_of
-from lossgeo.reports.analysis.intervals import Estimate, share
+from lossgeo.reports.analysis.intervals import Estimate, in_words, share
 from lossgeo.reports.analysis.power_laws import Law
 from lossgeo.reports.analysis.study import Study
 from lossgeo.reports.analysis.survival import logrank, survival
@@ -47,13 +47,15 @@ class Escape(Report):
         several = len({arm.saddle for arm in arms}) > 1
         rows = tuple(_row(arm, arms, several, laws.get(id(arm))) for arm in arms)
 
+        words = in_words("Kaplan-Meier", "median", [row["trials"] for row in rows if row["trials"]])
+
         def draw() -> Figure:
             from lossgeo.reports.figures import escape
 
-            return escape.draw(arms, rows, families)
+            return escape.draw(arms, rows, families, words)
 
         drawable = any(arm.curve for arm in arms)
-        notes = tuple(_notes(study, arms, rows))
+        notes = (*_notes(study, arms, rows), *([f"{words}."] if drawable else []))
         of_law = [id(laws.get(id(arm), arm)) for arm in arms]  # an arm without a law shares it with none
         shared = dict.fromkeys(("law", "exponent", "slope"), of_law)
         return Summary("Escape from saddles", rows, notes, draw if drawable else None, shared)

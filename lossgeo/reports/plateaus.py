@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from lossgeo.reports import Report, Summary, plain
+from lossgeo.reports import Report, Summary, error_of, plain
 from lossgeo.reports.analysis.arms import settings_of
-from lossgeo.reports.analysis.intervals import Estimate, mean, share
+from lossgeo.reports.analysis.intervals import Estimate, in_words, mean, share
 from lossgeo.reports.analysis.measurements import fullest
 from lossgeo.reports.analysis.study import Study
 from lossgeo.reports.analysis.survival import Survival, survival
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from lossgeo.reports.figures.style import Figure
 
 KEYS = ["run", "replica", "step", "probe", "failure", "number", "censored", "strict"]
-NUMBERS = ["start_step", "last_step", "middle_loss", "lambda_min", "lambda_max", "leaving_steps", "predicted_steps"]
+ENDS = ["lambda_min", "lambda_max"]
+STEPS = ["start_step", "last_step", "leaving_steps", "predicted_steps"]
+NUMBERS = ["middle_loss", *STEPS, *ENDS, *map(error_of, ENDS)]
 
 
 @final
@@ -35,7 +37,7 @@ class Plateaus(Report):
 
     steps: Kaplan-Meier median of the length with its 95% interval; plateaus on which training ended are censored.
     strict_share: those whose middle has a negative eigenvalue. ratio: geometric mean of the steps from the middle to
-    the end over those predicted by lambda_min, with its 95% bootstrap interval.
+    the end over those predicted by lambda_min, with its 95% t interval.
 
     Source: Kaplan & Meier 1958 for censored lengths.
     """
@@ -62,12 +64,15 @@ class Plateaus(Report):
             if (curve := _curve(found))
         ]
 
+        words = in_words("Kaplan-Meier", "median", [row["plateaus"] for row in rows if row["plateaus"]])
+
         def draw() -> Figure:
             from lossgeo.reports.figures import plateaus
 
-            return plateaus.draw(drawn)
+            return plateaus.draw(drawn, words)
 
-        return Summary("Plateaus", rows, tuple(_notes(study, every)), draw if drawn else None)
+        notes = [*_notes(study, every), *([f"{words}."] if drawn else [])]
+        return Summary("Plateaus", rows, tuple(notes), draw if drawn else None)
 
 
 def _curve(found: pd.DataFrame) -> Survival | None:
@@ -91,7 +96,7 @@ def _numbers(found: pd.DataFrame) -> Row:
         "plateaus": len(found),
         "censored": int(found["censored"].eq(True).sum()),
         **(curve.median if curve else Estimate()).columns("steps"),
-        **{name: medians[name] for name in ("start_step", "middle_loss", "lambda_min", "lambda_max")},
+        **{name: medians[name] for name in ("start_step", "middle_loss", *ENDS, *map(error_of, ENDS))},
         **share(int(found["strict"].eq(True).sum()), len(found)).columns("strict_share"),
         **{name: medians[name] for name in ("leaving_steps", "predicted_steps")},
         **mean(logs).map(np.exp).columns("ratio"),

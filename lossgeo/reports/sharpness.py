@@ -15,7 +15,7 @@ from pydantic import Field
 
 from lossgeo.reports import OperatorName, ParametersGlob, ProbeKey, Report, Summary, choice_note
 from lossgeo.reports.analysis.batch_sizes import SizeSweep, size_sweeps, tied_to_size, unconverged
-from lossgeo.reports.analysis.intervals import FEWEST
+from lossgeo.reports.analysis.intervals import in_words
 from lossgeo.reports.analysis.study import WHOLE, RunData, Study
 
 if TYPE_CHECKING:
@@ -30,10 +30,10 @@ UNEQUAL_LOSS = 0.1
 class Sharpness(Report):
     """lambda_max by batch size, with the exponent of lambda_max ~ batch_size^slope.
 
-    Per group: mean over the runs used and its 95% bootstrap interval, each run with the mean of its trials_used.
-    diverged counts trials, a run alone as one. What one of these runs lacks has no mean. Slope: least squares of log
-    lambda_max on log batch size within each seed, mean over seeds. train_loss_ratio: largest over smallest mean train
-    loss of the batch sizes.
+    Per group: mean over the runs used and its 95% t interval, each run with the mean of its trials_used. diverged
+    counts trials, a run alone as one. What one of these runs lacks has no mean. Slope: least squares of log lambda_max
+    on log batch size within each seed, mean over seeds. train_loss_ratio: largest over smallest mean train loss of the
+    batch sizes.
     Source: Keskar et al. 2017 (the claim); Jastrzebski et al. 2018 (lambda_max and lr / batch size).
     """
 
@@ -53,15 +53,18 @@ class Sharpness(Report):
         notes = [
             *_comparison_notes(sweeps, tied),
             *_missing_notes(runs),
-            *_measurement_notes(runs[runs["outcome"] == "used"], sweeps),
+            *_measurement_notes(runs[runs["outcome"] == "used"]),
         ]
         for table in ("eigenvalues", "trace"):
             notes += choice_note(study, self.operator, self.parameters, self.probe, table)
+        counts = [row["used"] for sweep in sweeps for row in sweep.rows if row["used"]]
+        words = in_words("t", "mean", counts)
+        notes += [f"Means over runs: {words}."] if counts else []
 
         def draw() -> Figure:
             from lossgeo.reports.figures import sharpness
 
-            return sharpness.draw(self.operator, sweeps)
+            return sharpness.draw(self.operator, sweeps, words)
 
         rows = tuple(row for sweep in sweeps for row in sweep.rows)
         of_sweep = [number for number, sweep in enumerate(sweeps) for _ in sweep.rows]
@@ -139,7 +142,7 @@ def _missing_notes(runs: pd.DataFrame) -> list[str]:
     return notes
 
 
-def _measurement_notes(used: pd.DataFrame, sweeps: list[SizeSweep]) -> list[str]:
+def _measurement_notes(used: pd.DataFrame) -> list[str]:
     notes = []
     if unconverged(used):
         notes.append(f"{unconverged(used)} of {len(used)} eigenvalues had not converged.")
@@ -150,9 +153,4 @@ def _measurement_notes(used: pd.DataFrame, sweeps: list[SizeSweep]) -> list[str]
         without = int(used[column].isna().sum())
         if 0 < without < len(used):
             notes.append(f"{without} of {len(used)} runs have no {column}; beside them there is no mean of it.")
-    if any(0 < row["used"] < FEWEST for sweep in sweeps for row in sweep.rows):
-        notes.append(
-            f"An interval from fewer than {FEWEST} runs is too short: from 2, 3, 4 it holds the mean in about 50, 75,"
-            " 88% of cases instead of 95%, and from 1 there is none."
-        )
     return notes

@@ -48,7 +48,7 @@ def landscape_and_data(recipe: Recipe, device: torch.device | str) -> tuple[Land
     if plant is not None:
         points = plant.points(model, data, loss, recipe.seed)
         known = Knowledge(f"plant {plant.component_name()!r}", lambda: points, ordered=plant.chain)
-    made = Landscape(module, loss, data.task, data.train, data.test, dtype, device, known=known)
+    made = Landscape(module, loss, data.task, data.train, data.test, dtype, device, known=known, decay=recipe.decay)
     made.flat.rehearse(
         made.train.inputs[: data.train.size % size or size]
     )  # the last batch of an epoch is the smallest
@@ -60,15 +60,14 @@ def _of_surface(recipe: Recipe, surface: Surface, device: torch.device | str) ->
     _batch_size(recipe, data)
     dtype = getattr(torch, "float64" if recipe.dtype == "auto" else recipe.dtype)
     module = SurfaceModule(surface, surface.start(generator(recipe.seed, "initialization")))
-    known = Knowledge(
-        f"surface {surface.component_name()!r}",
-        lambda: (point for point in surface.critical_points() if point.is_saddle),
-        surface.theory,
-        surface.chain,
-        surface.invariants,
-    )
-    data_and_type = (data.task, data.train, data.test, dtype, device)
-    return Landscape(module, SurfaceLoss(), *data_and_type, formula=surface.value, known=known), data
+    owner = f"surface {surface.component_name()!r}"
+    if recipe.decay:  # its critical points are others, and nothing is known of them
+        known = Knowledge(owner, invariants=surface.invariants)
+    else:
+        saddles = lambda: (point for point in surface.critical_points() if point.is_saddle)  # noqa: E731
+        known = Knowledge(owner, saddles, surface.theory, surface.chain, surface.invariants)
+    kind = (data.task, data.train, data.test, dtype, device)
+    return Landscape(module, SurfaceLoss(), *kind, formula=surface.value, known=known, decay=recipe.decay), data
 
 
 def network(recipe: Recipe) -> tuple[Model, Dataset, Loss]:

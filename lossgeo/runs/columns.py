@@ -7,12 +7,12 @@ from typing import Any
 
 from lossgeo.components.catalog import catalog
 from lossgeo.probes import Probe
-from lossgeo.tables import KEYS, Column, Row
+from lossgeo.tables import DECAY, KEYS, Column, Row
 
 STEPS = (
     Column("epoch", "float", "epochs", "passes over the training data so far"),
-    Column("loss", "float", "loss", "on the batch, before the step"),
-    Column("gradient_norm", "float", "loss / parameter", "Euclidean norm of the batch's gradient, before the step"),
+    Column("loss", "float", "loss", f"on the batch, before the step{DECAY}"),
+    Column("gradient_norm", "float", "loss / parameter", f"Euclidean norm of the batch's, before the step{DECAY}"),
     Column("lr", "float", "", "learning rate of the step"),
     Column(
         "threshold",
@@ -30,9 +30,11 @@ STEPS = (
 EVALUATIONS = (
     Column("epoch", "float", "epochs", "passes over the training data so far"),
     Column("split", "string", "", "train or test: the whole of it"),
-    Column("loss", "float", "loss", "mean over the examples"),
+    Column("loss", "float", "loss", f"mean over the examples{DECAY}"),
     Column("accuracy", "float", "fraction", "share of examples whose class is right; null where targets are values"),
-    Column("gradient_norm", "float", "loss / parameter", "of the full gradient; null where no rule asks for it"),
+    Column(
+        "gradient_norm", "float", "loss / parameter", f"of the full gradient; null where no rule asks for it{DECAY}"
+    ),
     Column("parameter_norm", "float", "parameter", "Euclidean norm of theta"),
     Column("distance", "float", "parameter", "Euclidean distance from the start"),
 )

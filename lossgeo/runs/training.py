@@ -215,10 +215,15 @@ class _Training:
             trajectory.watch(point.step)
             lr = rates(point.step)
             loss.begin(point.step, next(stream))
+            decay = self.landscape.decay
+            before = None if decay is None else trajectory.theta.clone()  # the step may write into it
             taken = optimizer.step(loss, trajectory.theta, trajectory.state, lr)
+            if decay is not None and before is not None:
+                lost, gradient = self.landscape.penalty(before).to(taken.loss), decay.to(before) * before
+                taken = taken._replace(loss=taken.loss + lost, gradient=taken.gradient + gradient)
             over = trajectory.advance(taken, point.step)
             if logged or (over and trajectory.diverged is not None):
-                limit = optimizer.threshold(lr)
+                limit = optimizer.threshold(lr, self.recipe.include_decay)
                 shared = {
                     "epoch": point.step / self.per_epoch,
                     "lr": lr,

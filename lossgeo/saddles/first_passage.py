@@ -11,8 +11,9 @@ Batches are drawn without replacement. Those of one epoch, of b_1, b_2, ... out 
 
 so that what an epoch adds is the sum of its batches' own parts less the square of what all of them add together.
 
-With noise the median over trials is told: the first step at which half of them are beyond the size. That takes being
-beyond for having been, which is right where a step's noise is small beside the size.
+With noise the median over trials is told: the first step at which half of them are beyond the size. That takes noise
+for Gaussian, as the sum of many batches is, and being beyond for having been, which is right where a step's noise is
+small beside the size.
 
 Source: the linear recursion; Daneshmand et al. 2018 for the noise; Cochran 1977, section 2.8, for the batches.
 """

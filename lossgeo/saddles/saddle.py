@@ -23,6 +23,9 @@ from lossgeo.randomness import generator, trial_seed
 from lossgeo.saddles.plants import Plant
 
 DENSE = 512  # parameters up to which the whole Hessian is cheap; where it is diagonal its vectors are exact
+FEW = 32  # ways down that a search finds sooner than the whole Hessian; with more, the whole one up to `LARGE`
+LARGE = 4096
+MOST = 1000  # ways down that trials are watched along
 TOLERANCE = 1e-12  # relative error of the eigenvalues that lead down: escape times are told to a step
 
 
@@ -104,27 +107,46 @@ class Saddle:
 
     @classmethod
     def of(cls, known: Saddles, number: int) -> Self:
-        """Costs P products with the Hessian, and beyond `DENSE` parameters some for each of its ways down.
+        """Its ways down are all the eigenvectors of negative eigenvalues, copies of one eigenvalue each by itself.
+
+        Costs P products with the Hessian; beyond `DENSE` parameters, where the ways down are few or P is more than
+        `LARGE`, some for each of them.
 
         Raises:
-            UsageError: no such point, or nothing leads down from it.
+            UsageError: no such point, or nothing leads down from it, or more than `MOST` ways, or not as many as are
+                known.
         """
         point = known.point(number)
         if point.way_out is not None:
             return cls(number, point.theta, point.loss, torch.zeros(1, dtype=torch.float64), point.way_out[None])
         if point.index == 0:
             raise UsageError(
-                f"start.index: number {number} of {known.owner} is a minimum, from which nothing leads down"
+                f"start.index: number {number} of {known.owner} is {'degenerate' if point.zeros else 'a minimum'}, "
+                "and no way that leads down from it is known"
+            )
+        size = len(point.theta)
+        dense = size <= DENSE or (point.index > FEW and size <= LARGE)
+        if not dense and point.index > MOST:
+            raise UsageError(
+                f"start.index: number {number} of {known.owner} has {point.index} ways down among {size} parameters; "
+                f"trials are watched along {MOST} at the most, or along all of them up to {LARGE} parameters"
             )
         operator = known.curvature(point.theta)
-        if len(point.theta) <= DENSE:
+        if dense:
             values, vectors = torch.linalg.eigh(operator.columns().cpu())  # which reads one triangle
-            directions = vectors.T[: point.index].contiguous()
-            return cls(number, point.theta, point.loss, values[: point.index], directions)
-        stream = generator(0, "saddle")
-        krylov = Krylov(operator, direction(operator, stream))
-        down = lanczos(krylov, 0, point.index, TOLERANCE, 10 * len(point.theta), stream).bottom
-        return cls(number, point.theta, point.loss, torch.from_numpy(down.values), down.vectors.cpu())
+            values, directions = values[: point.index], vectors.T[: point.index].contiguous()
+        else:
+            stream = generator(0, "saddle")
+            krylov = Krylov(operator, direction(operator, stream))
+            down = lanczos(krylov, 0, point.index, TOLERANCE, 10 * size, stream, complete=True).bottom
+            values, directions = torch.from_numpy(down.values), down.vectors.cpu()
+        found = int((values < 0).sum())
+        if found < point.index:
+            raise UsageError(
+                f"start.index: number {number} of {known.owner} is said to have {point.index} negative eigenvalues, "
+                f"and {found} were found"
+            )
+        return cls(number, point.theta, point.loss, values, directions)
 
     def components(self, theta: torch.Tensor) -> torch.Tensor:
         """How far points (R, P) are from it along its ways down, (R, K); rows do not see each other."""

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
@@ -16,7 +17,7 @@ from torch.optim import lr_scheduler as theirs
 
 import lossgeo.optimizers.schedules
 from lossgeo.components.finding import find, names
-from lossgeo.optimizers.schedules import Schedule
+from lossgeo.optimizers.schedules import Rates, Schedule
 from lossgeo.optimizers.schedules.constant import Constant
 from lossgeo.optimizers.schedules.cosine import Cosine
 from lossgeo.optimizers.schedules.exponential import Exponential
@@ -188,3 +189,33 @@ def test_decay_is_a_decay(gamma: float) -> None:
         Exponential(gamma=gamma)
     with pytest.raises(ValidationError, match=r"greater than 0|less than or equal to 1"):
         Step(every=1, gamma=gamma)
+
+
+# --- the rates of a training -----------------------------------------------------------------------------------------
+
+
+@every_schedule
+@pytest.mark.parametrize(("warmup", "steps"), [(0, 40), (10, 40), (50, 40)])
+def test_the_rate_stays_from_where_it_is_said_to(name: str, warmup: int, steps: int) -> None:
+    rates = Rates(0.3, example(name, warmup=warmup), steps)
+    assert 0 <= rates.settled <= steps
+    assert {rates(step) for step in range(rates.settled, 3 * steps)} == {rates(rates.settled)}
+    assert rates(3) == 0.3 * rates.schedule.factor(3, steps)
+
+
+def test_a_constant_rate_is_settled_once_it_is_warm() -> None:
+    assert Rates(0.1, Constant(warmup=7), 10**8).settled == 7
+    assert Rates(0.1, Piecewise(boundaries=(5,), factors=(0.1,)), 10**8).settled == 5
+
+
+@every_schedule
+@pytest.mark.parametrize("warmup", [0, 15])
+def test_a_sum_of_speeds_is_reached_between_two_steps(name: str, warmup: int) -> None:
+    rates = Rates(0.3, example(name, warmup=warmup), 10_000)
+    sums = np.concatenate([[0.0], np.cumsum([rates(step) ** 2 for step in range(12_000)])])
+    wanted = np.array([0.0, 0.003, 0.5 * sums[9_000], sums[9_000], 0.5 * (sums[9_000] + sums[9_001]), sums[11_000]])
+    found = rates.until(wanted, lambda rate: rate * rate)
+    reached = np.interp(found, np.arange(len(sums)), sums)
+    np.testing.assert_allclose(reached, wanted, rtol=1e-12)
+    never = rates.until(np.array([1e9]), lambda rate: rate * rate).item()
+    assert np.isinf(never) == (rates(10_000) == 0)

@@ -104,6 +104,17 @@ def test_momentum_has_a_theory_and_adam_has_none(optimizer: dict[str, Any], tmp_
         assert (left["leaving_steps"] / left["predicted_steps"] - 1).abs().max() < 0.1
 
 
+@pytest.mark.parametrize("schedule", [{"name": "constant", "warmup": 900}, {"name": "cosine"}], ids=lambda s: s["name"])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_the_way_out_follows_the_schedule(momentum: float, schedule: dict[str, Any], tmp_path: Path) -> None:
+    changes = {"optimizer": {"name": "sgd", "lr": 0.1, "momentum": momentum}, "schedule": schedule}
+    run = trained(tmp_path, base=SADDLE, escape=None, probes=[ON_THE_WAY], steps=3000, **changes)
+    table = frame(run, "plateaus")
+    left = table[(table["number"] == 0) & ~table["censored"].eq(True)]
+    assert len(left) == 5
+    assert (left["leaving_steps"] / left["predicted_steps"] - 1).abs().max() < 0.1
+
+
 def test_what_was_met_is_the_same_after_a_stop_and_on_checkpoints(tmp_path: Path) -> None:
     """A history goes through checkpoints; and points that a run kept are a history too."""
     settings = {"escape": None, "probes": [ON_THE_WAY], "checkpoint": {"every": 5}, "steps": 1500}

@@ -56,7 +56,7 @@ def test_a_measurement_counts_once_however_many_rows_it_left(tmp_path: Path) -> 
     ]
     assert (row["probe"], row["measures"], row["operator"]) == ("eigenvalues", "eigenvalues", "hessian")
     assert (row["measurements"], row["failures"]) == (3, 0)
-    assert (row["seconds"], row["seconds_low"], row["seconds_high"]) == (2.0, 1.0, 9.0)
+    assert (row["seconds"], row["seconds_low"], row["seconds_high"]) == (2.0, None, None), "of three measurements"
     assert (row["matvecs"], row["gradient_seconds"]) == (30, 0.1)
     assert row["gradient_equivalents"] == pytest.approx(20)
     assert (row["total_seconds"], row["share"]) == (12.0, 0.12)
@@ -92,6 +92,12 @@ def test_layers_are_one_measurement_and_their_products_add_up(tmp_path: Path) ->
     assert (row["parameters"], row["matvecs"]) == ("2 groups", 30)
 
 
+def test_the_median_of_six_measurements_has_an_interval(tmp_path: Path) -> None:
+    """Between order statistics; the quickest and the slowest of three held the median in three of four cases."""
+    (row,) = report(tmp_path, {"eigenvalues": ten_pairs([1.0, 2.0, 9.0, 4.0, 3.0, 5.0])}).rows
+    assert (row["seconds"], row["seconds_low"], row["seconds_high"]) == (3.5, 1.0, 9.0)
+
+
 def test_replicas_and_probes_are_measurements_of_their_own(tmp_path: Path) -> None:
     rows = [eigenvalue(0, 1.0, seconds=1.0, replica=replica) for replica in (0, 1)]
     rows += [eigenvalue(0, 1.0, seconds=5.0, probe="eigenvalues-b")]
@@ -105,7 +111,7 @@ def test_failures_cost_but_do_not_move_the_medians(tmp_path: Path) -> None:
     answer = report(tmp_path, {"eigenvalues": [*ten_pairs([1.0, 2.0, 3.0]), failed]})
     (row,) = answer.rows
     assert (row["measurements"], row["failures"]) == (4, 1)
-    assert (row["seconds"], row["seconds_high"], row["total_seconds"]) == (2.0, 3.0, 56.0)
+    assert (row["seconds"], row["total_seconds"]) == (2.0, 56.0)
     assert "1 measurements failed" in notes(answer)
     (alone,) = report(tmp_path / "alone", {"eigenvalues": [failed]}).rows
     assert alone["seconds"] is alone["every"] is alone["matvecs"] is alone["operator"] is None

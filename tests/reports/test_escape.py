@@ -45,17 +45,22 @@ def test_trials_of_runs_that_differ_in_the_seed_are_pooled(tmp_path: Path) -> No
     (row,) = rendered(tmp_path, [stays, [*stays, *lasting]], [{"seed": 0}, {"seed": 1}])
     assert (row["trials"], row["escaped"], row["censored"]) == (14, 12, 2)
     assert row["escaped_share"] == pytest.approx(12 / 14)
-    assert (row["median_steps"], row["low"], row["high"]) == (200, 200, 200)
-    assert ends(row, "ratio") == (2, 2, 2)
+    assert (row["median_steps"], row["low"], row["high"]) == (200, 199, 200), "all in one step"
+    assert ends(row, "ratio") == (2, 1.99, 2)
 
 
 def test_a_stage_is_compared_with_the_one_before_trial_by_trial(tmp_path: Path) -> None:
-    """Every trial takes three times as long, however different they are: resampled in pairs, the ratio has no width."""
+    """Every trial takes three times as long, however different they are: resampled in pairs, only steps are open."""
     times = np.random.default_rng(0).integers(20, 300, 15).tolist()
     table = [stay(n, factor * t, saddle) for saddle, factor in enumerate((1, 3)) for n, t in enumerate(times)]
     first, second = rendered(tmp_path, [table], [{}])
     assert ends(first, "stage_ratio") == (None, None, None)
-    assert ends(second, "stage_ratio") == (3, 3, 3)
+    value, low, high = ends(second, "stage_ratio")
+    assert value == 3
+    assert 2.95 < low < 3 < high < 3.05
+    few = [stay(n, factor * t, saddle) for saddle, factor in enumerate((1, 3)) for n, t in enumerate(times[:5])]
+    _, second = rendered(tmp_path / "few", [few], [{}])
+    assert ends(second, "stage_ratio") == (3, None, None)
 
 
 def test_a_law_needs_every_trial_to_leave(tmp_path: Path) -> None:
@@ -73,6 +78,19 @@ def test_a_law_needs_every_trial_to_leave(tmp_path: Path) -> None:
     row, *_ = rendered(tmp_path / "not all", tables, keys)
     assert row["law"] is None
     assert ends(row, "exponent") == ends(row, "slope") == (None, None, None)
+
+
+@pytest.mark.parametrize(("trials", "words"), [(5, "no intervals, n = 5: below 6"), (7, "95% Kaplan-Meier intervals")])
+def test_the_picture_and_the_note_say_of_how_many_trials_a_median_is(trials: int, words: str, tmp_path: Path) -> None:
+    write_run(tmp_path, "0" * 8, recipe(), {"escapes": [stay(n, 100 + 10 * n) for n in range(trials)]})
+    answer = Escape().render(Study.open([tmp_path]))
+    (said,) = (note for note in answer.notes if note.startswith(words))
+    assert f"n = {trials}" in said
+    assert answer.draw is not None
+    figure = answer.draw()
+    assert figure.get_supxlabel().startswith(said.rstrip("."))
+    (band,) = figure.axes[0].collections
+    assert np.isfinite(band.get_datalim(figure.axes[0].transData).ymin) == (trials >= 6)
 
 
 def test_without_trials_there_are_counts_alone(tmp_path: Path) -> None:

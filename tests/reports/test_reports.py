@@ -235,7 +235,7 @@ def test_every_run_is_used_diverged_or_missing_with_its_reason(tmp_path: Path) -
         "1 x running at step 100 of 200",
         "1 x no top eigenvalue of the hessian was measured",
         "1 x the probe failed: RuntimeError: out of memory",
-        "fewer than 5 runs",
+        "Means over runs: no intervals, n = 1: below 3 there are none.",
     ):
         assert reason in notes(answer)
 
@@ -267,6 +267,31 @@ def test_unequal_train_losses_and_unconverged_values_are_said(tmp_path: Path) ->
     assert answer.rows[0]["train_loss_ratio"] == pytest.approx(1.2)
     assert "factor 1.2: sharpness at unequal loss means little" in notes(answer)
     assert "1 of 2 eigenvalues had not converged" in notes(answer)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "words"),
+    [
+        (2, "no intervals, n = 2: below 3 there are none"),
+        (3, "95% t intervals, n = 3"),
+        (10, "95% t intervals, n = 10"),
+    ],
+)
+def test_the_picture_and_the_note_say_of_how_many_runs_a_mean_is(seeds: int, words: str, tmp_path: Path) -> None:
+    draws = np.random.default_rng(0)
+    for number, (size, seed) in enumerate((size, seed) for size in (16, 64) for seed in range(seeds)):
+        tables = tables_of_a_run(float(size * draws.lognormal(0, 0.5)), accuracy=0.9 + draws.normal(0, 0.01))
+        write_run(tmp_path, id_of(number), recipe(batch_size=size, seed=seed), tables)
+    answer = Sharpness().render(Study.open([tmp_path]))
+    assert f"Means over runs: {words}." in answer.notes
+    assert answer.draw is not None
+    figure = answer.draw()
+    assert figure.get_supxlabel().endswith(f"large: means, {words}")
+    (bars,) = figure.axes[0].containers
+    drawn = [segment for segment in bars.lines[2][0].get_segments() if len(segment) and np.isfinite(segment).all()]
+    assert len(drawn) == (0 if seeds < 3 else 2)
+    assert all((row["lambda_max_low"] is None) == (seeds < 3) for row in answer.rows)
+    assert answer.rows[0]["slope_low"] is None or seeds >= 3
 
 
 # --- curves and runs -------------------------------------------------------------------------------------------------

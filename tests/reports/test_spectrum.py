@@ -63,7 +63,8 @@ def test_the_numbers_are_those_of_the_spectrum(tmp_path: Path) -> None:
         *("run", "step", "operator", "parameters", "size", "samples", "probe"),
         *("lambda_max", "lambda_max_low", "lambda_max_high", "lambda_min", "lambda_min_low", "lambda_min_high"),
         *("trace", "trace_low", "trace_high", "frobenius", "frobenius_low", "frobenius_high"),
-        *("outliers", "gap", "edge", "outliers_by_mass", "outliers_by_mass_low", "outliers_by_mass_high"),
+        *("outliers", "gap", "edge", "gap_error", "edge_error"),
+        *("outliers_by_mass", "outliers_by_mass_low", "outliers_by_mass_high"),
         *("mass_near_zero", "mass_near_zero_low", "mass_near_zero_high"),
         *("negative_mass", "negative_mass_low", "negative_mass_high", "vectors", "nodes"),
     ]
@@ -72,9 +73,11 @@ def test_the_numbers_are_those_of_the_spectrum(tmp_path: Path) -> None:
     assert (row["lambda_max"], row["lambda_min"]) == (spectrum.max(), spectrum.min())
     assert (row["lambda_max_low"], row["lambda_max_high"]) == pytest.approx((4 - 1e-4, 4 + 1e-4))
     assert (row["trace"], row["frobenius"]) == pytest.approx((spectrum.sum(), np.linalg.norm(spectrum)))
-    assert row["frobenius_low"] == pytest.approx(row["frobenius"] * (1 - 1.96 / 100) ** 0.5)
+    norm = np.sqrt([0.98, 1.02]) * row["frobenius"]
+    assert (row["frobenius_low"], row["frobenius_high"]) == pytest.approx(tuple(norm))
     assert row["outliers"] == 10
     assert row["gap"] == pytest.approx(1.0 / spectrum[-11])
+    assert row["gap_error"] == pytest.approx(row["gap"] * 1e-4 * (1 + 1 / spectrum[-11]))  # residuals are 1e-4
     assert row["outliers_by_mass"] == pytest.approx(10, abs=1e-3)
     for name, truth in (
         ("outliers_by_mass", 10),

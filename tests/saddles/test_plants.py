@@ -211,6 +211,14 @@ def test_a_linear_network_stays_at_each_saddle_as_long_as_saxe_says(tmp_path: Pa
     assert stayed.groupby(table["saddle"]).median().is_monotonic_increasing
 
 
+@pytest.mark.parametrize("schedule", [{"name": "constant", "warmup": 400}, {"name": "cosine", "final": 0.5}], ids=str)
+def test_saxes_times_follow_the_schedule(schedule: dict[str, Any], tmp_path: Path) -> None:
+    table = frame(trained(tmp_path, base=LINEAR, schedule=schedule), "escapes")
+    assert not table["censored"].any()
+    stayed = table["escape_step"] - table["start_step"]
+    assert (stayed / table["predicted_steps"]).groupby(table["saddle"]).median().sub(1).abs().max() < 0.03
+
+
 @pytest.mark.parametrize(("changed", "known"), [({"components": None}, 1), ({"components": 8}, 3)])
 def test_later_saddles_have_times_on_white_inputs_alone(changed: dict[str, Any], known: int, tmp_path: Path) -> None:
     table = frame(trained(tmp_path, base=LINEAR, dataset={**LINEAR["dataset"], **changed}, replicas=3), "escapes")
@@ -263,3 +271,86 @@ def test_what_does_not_go_together_is_refused_before_anything_is_read(changes: d
     with pytest.raises(RecipeError) as refused:
         resolve(Document(plain, "test"))
     assert said in str(refused.value)
+
+
+# --- ways down -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("width", "index"), [(64, 192), (200, 600)])
+def test_the_ways_down_of_a_large_origin_are_those_of_negative_curvature(width: int, index: int) -> None:
+    """width x 3 modes, each eigenvalue `width`-fold: all of them below zero, and theory predicts the time."""
+    start = {"plant": "origin", "offset": 1e-3, "direction": "negative"}
+    document = {**LINEAR, "model": {**LINEAR["model"], "width": width}, "start": start, "replicas": 2}
+    (resolved,) = resolve(Document({**document, "escape": {"loss_drop": 0.25}}, "test"))
+    landscape, _ = landscape_and_data(resolved.recipe, "cpu")
+    watch = watch_of(resolved.recipe, landscape)
+    assert watch is not None
+    (saddle,) = watch.saddles
+    assert landscape.size > 512
+    assert len(saddle.eigenvalues) == len(saddle.directions) == index
+    modes = saddle.eigenvalues.view(3, width)
+    assert float((modes - modes.mean(1, keepdim=True)).abs().max()) < 1e-10
+    assert float(modes.max()) < -0.1
+    operator = Hessian().at(LocalLoss(landscape, Point(0, saddle.theta, {}), landscape.train))
+    products = torch.stack([operator @ way for way in saddle.directions[:: index // 6]])
+    expected = saddle.eigenvalues[:: index // 6, None] * saddle.directions[:: index // 6]
+    assert float((products - expected).abs().max()) < 1e-9
+    gram = saddle.directions @ saddle.directions.T
+    assert torch.allclose(gram, torch.eye(index, dtype=torch.float64), rtol=0, atol=1e-10)
+
+
+def test_a_trial_at_a_large_origin_is_predicted(tmp_path: Path) -> None:
+    start = {"plant": "origin", "offset": 1e-3, "direction": "negative"}
+    model = {**LINEAR["model"], "width": 64}
+    changes = {"model": model, "start": start, "escape": {"distance": 0.3}, "replicas": 2}
+    table = frame(trained(tmp_path, base=LINEAR, **changes), "escapes")
+    assert not table["censored"].any()
+    assert (table["escape_step"] / table["predicted_steps"] - 1).abs().max() < 0.05
+
+
+SPLIT: dict[str, Any] = {
+    "name": "split",
+    "surface": {"name": "strict_saddle", "spectrum": [1.0, -1.0, -0.5]},
+    "optimizer": {"name": "sgd", "lr": 0.1},
+    "start": {"at": "saddle", "offset": 1e-3},
+    "escape": {"distance": 0.3, "saddles": "all"},
+    "replicas": 4,
+    "steps": 300,
+    "threads": 1,
+}
+
+
+@pytest.mark.parametrize("which", ["all", "last"])
+@pytest.mark.parametrize("base", [SPLIT, {**SPLIT, "surface": "himmelblau"}, {**TWINS, "replicas": 3}], ids=repr)
+def test_saddles_that_no_order_joins_are_not_watched_in_turn(base: dict[str, Any], which: str, tmp_path: Path) -> None:
+    escape = {"distance": 0.1, "saddles": which}
+    with pytest.raises(UsageError, match=f"escape.saddles: {which} needs saddles that trials meet one after the other"):
+        trained(tmp_path, base=base, escape=escape)
+
+
+@pytest.mark.parametrize(
+    "surface", [{"name": "strict_saddle", "spectrum": [2.0, -1.0]}, "quartic_saddle", "monkey_saddle"], ids=repr
+)
+def test_one_saddle_is_all_there_are(surface: Any, tmp_path: Path) -> None:
+    table = frame(trained(tmp_path, base=SPLIT, surface=surface), "escapes")
+    assert (table["saddle"] == 0).all()
+    assert (table["start_step"] == 0).all()
+
+
+@pytest.mark.parametrize("distance", [0.2, 0.5, 2.0])
+def test_a_saddle_of_the_octopus_is_left_after_the_one_before(distance: float, tmp_path: Path) -> None:
+    """Where coordinates begin beyond the distance, trials are not yet beyond saddles that they have not come to."""
+    base = {**SPLIT, "surface": {"name": "octopus", "dimension": 5}, "start": None, "replicas": 20, "steps": 600}
+    base = {key: value for key, value in base.items() if value is not None}
+    tables = {
+        which: frame(
+            trained(tmp_path / which, base=base, escape={"distance": distance, "saddles": which}), "escapes"
+        ).set_index("replica")
+        for which in ("all", "last")
+    }
+    left = tables["all"].dropna(subset="escape_step")
+    assert (left["escape_step"] >= left["start_step"]).all()
+    assert left["saddle"].nunique() == 5
+    ends = left[left["saddle"] == 4]["escape_step"]
+    assert (ends >= left.groupby("replica")["escape_step"].max().reindex(ends.index)).all()
+    assert tables["last"]["escape_step"].dropna().to_dict() == ends.to_dict()

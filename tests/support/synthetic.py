@@ -119,6 +119,7 @@ def trace(step: int, value: float, squares: float, stderr: float = 0.1, **more: 
     numbers = {"method": "hutchinson", "value": value, "stderr": stderr, "converged": True}
     ends = {"low": value - 1.96 * stderr, "high": value + 1.96 * stderr}
     ends |= {"squares": squares, "squares_stderr": squares / 100}
+    ends |= {"squares_low": 0.98 * squares, "squares_high": 1.02 * squares}
     return curvature(step, "trace", **{**numbers, **ends, **more})
 
 

@@ -16,6 +16,10 @@ class Operator(Component):
     of_parameters: ClassVar[bool] = True  # whether its vectors have a number for every parameter
     of_outputs: ClassVar[bool] = False  # whether it needs the outputs of a model, which an analytic surface has not
 
+    def unit(self) -> str:
+        """Of its values, in words."""
+        return "loss / parameter^2"
+
     @abstractmethod
     def at(self, here: LocalLoss) -> LinearOperator:
         """The map over the examples and the block of `here`; valid while theta keeps its values."""

@@ -10,7 +10,7 @@ from pydantic import Field
 from lossgeo.curvature.jacobian import Jacobian, Sandwich
 from lossgeo.curvature.local_loss import LocalLoss
 from lossgeo.curvature.operators import Operator
-from lossgeo.curvature.operators.gauss_newton import GaussNewton
+from lossgeo.curvature.operators.gauss_newton import around_outputs
 from lossgeo.curvature.spectral.linear_operator import LinearOperator
 from lossgeo.curvature.trust import require_jacobian
 from lossgeo.randomness import generator
@@ -43,7 +43,7 @@ class Fisher(Operator):
     def at(self, here: LocalLoss) -> LinearOperator:
         if here.landscape.together.losses:
             here.require_independent("fisher")
-        return GaussNewton().at(here) if self.draws == "exact" else _sampled(here, self.draws, self.seed)
+        return around_outputs(here) if self.draws == "exact" else _sampled(here, self.draws, self.seed)
 
 
 def _sampled(here: LocalLoss, draws: int, seed: int) -> LinearOperator:

@@ -11,8 +11,6 @@ from lossgeo.curvature.local_loss import LocalLoss
 from lossgeo.curvature.operators import Operator
 from lossgeo.curvature.spectral.linear_operator import LinearOperator
 from lossgeo.curvature.trust import require_curved_loss, require_jacobian
-from lossgeo.landscapes.losses.cross_entropy import CrossEntropy
-from lossgeo.landscapes.losses.mse import MSE
 
 
 @final
@@ -30,12 +28,20 @@ class GaussNewton(Operator):
     of_outputs: ClassVar[bool] = True
 
     def at(self, here: LocalLoss) -> LinearOperator:
-        require_jacobian(here)
-        require_curved_loss(here)
+        return here.penalized(around_outputs(here))
 
-        def bend(jacobian: Jacobian, _: int, tangents: torch.Tensor) -> torch.Tensor:
-            bent: torch.Tensor = here.loss.hvp(jacobian.outputs.detach(), jacobian.piece.targets, tangents)
-            return jacobian.share * bent
 
-        convex = isinstance(here.loss, CrossEntropy | MSE)  # of another loss nothing is known
-        return Sandwich(here, bend).operator(semidefinite=convex)
+def around_outputs(here: LocalLoss) -> LinearOperator:
+    """J' B J alone, without weight decay, which is in no output.
+
+    Raises:
+        ValueError: autograd's J is not the derivative of the outputs, or B not that of the loss's slope.
+    """
+    require_jacobian(here)
+    require_curved_loss(here)
+
+    def bend(jacobian: Jacobian, _: int, tangents: torch.Tensor) -> torch.Tensor:
+        bent: torch.Tensor = here.loss.hvp(jacobian.outputs.detach(), jacobian.piece.targets, tangents)
+        return jacobian.share * bent
+
+    return Sandwich(here, bend).operator(semidefinite=here.loss.convex)

@@ -27,6 +27,9 @@ class GradientCovariance(Operator):
 
     centered: bool = Field(default=True, description="false: the second moment, also called the empirical Fisher")
 
+    def unit(self) -> str:
+        return "(loss / parameter)^2"
+
     def at(self, here: LocalLoss) -> LinearOperator:
         here.require_independent("gradient_covariance")
 

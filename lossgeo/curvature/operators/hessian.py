@@ -43,14 +43,9 @@ class Hessian(Operator):
         def contributions(vectors: torch.Tensor) -> Contributions:
             return _contributions(here.first(ENOUGH), vectors, here.examples.size)
 
-        return LinearOperator(
-            here.size,
-            matvec,
-            here.dtype,
-            here.device,
-            contributions if here.independent else None,
-            room=graphs.room,
-            note=graphs.note,
+        known = contributions if here.independent else None
+        return here.penalized(
+            LinearOperator(here.size, matvec, here.dtype, here.device, known, room=graphs.room, note=graphs.note)
         )
 
 

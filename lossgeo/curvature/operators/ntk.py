@@ -29,6 +29,9 @@ class NTK(Operator):
     of_parameters: ClassVar[bool] = False
     of_outputs: ClassVar[bool] = True
 
+    def unit(self) -> str:
+        return "(output / parameter)^2"
+
     def at(self, here: LocalLoss) -> LinearOperator:
         require_jacobian(here)
         chunks = jacobians(here)

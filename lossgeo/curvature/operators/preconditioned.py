@@ -34,6 +34,9 @@ class Preconditioned(Operator):
             raise ValueError(f"{self.of.component_name()} is no map of the parameters, so it has no preconditioner")
         return self
 
+    def unit(self) -> str:
+        return f"{self.of.unit()} / D"
+
     def at(self, here: LocalLoss) -> LinearOperator:
         root = here.point.preconditioner().inverse_root
         inner = self.of.at(here)

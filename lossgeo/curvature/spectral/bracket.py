@@ -29,15 +29,19 @@ def bracket(
     vectors: torch.Tensor,
     of_halves: Sequence[torch.Tensor],
     sign: int,
+    left: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Low and high (K,) for eigenvalues over all examples of the population; sign 1 at the top end, -1 at the bottom.
 
     `values` (K,) and `vectors` (K, P) are the eigenpairs over the sample, `of_halves` the vectors (K, P) that each half
-    gives. With s the standard error of v' A_i v over the examples i, at the top
+    gives, and `left` the share of the population that is not in the sample. With t s the half-width of the interval of
+    v' A_i v over the examples i, at the top
 
-        low  = mean over both halves of u' A_other u  -  2 s        high = value + 2 s
+        inner = mean over both halves of u' A_other u
+        low   = value - left (value - inner)  -  t s        high = value + t s
 
-    and mirrored at the bottom.
+    and mirrored at the bottom. All that the sample lacks is in `left`: the bias of its value is proportional to
+    1 / examples - 1 / population, of which `left` is what remains beside an endless population, and s^2 likewise.
 
     Cost: K products over each half, and the contributions of the examples to K quadratic forms.
     """
@@ -49,7 +53,8 @@ def bracket(
         ]
     ).mean(0)
     assert whole.contributions is not None
-    error = SIGMAS * whole.contributions(vectors).stderr().to(crossed.device)
-    inner, outer = sign * crossed, sign * values.to(crossed.device)
+    error = whole.contributions(vectors).aside(left, SIGMAS).to(crossed.device)
+    outer = sign * values.to(crossed.device)
+    inner = outer + left * (sign * crossed - outer)
     low, high = torch.minimum(inner, outer) - error, torch.maximum(inner, outer) + error
     return (low, high) if sign > 0 else (-high, -low)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import torch
+from scipy.special import ndtr, stdtrit
 
 GRAIN = 16.0  # eps in the rounding of a product, at the least
 
@@ -21,18 +22,24 @@ class Contributions(NamedTuple):
     shares: torch.Tensor  # (M,) float64, each example's share of the mean; they sum to 1
     examples: int  # N
 
-    def stderr(self) -> torch.Tensor:
+    def stderr(self, left: float = 1.0) -> torch.Tensor:
         """The standard error (K,) of v'Av over N examples as an estimate for the population that they were drawn from.
 
-        sqrt( M / N  M / (M - 1) sum_i (f_i - s_i sum_j f_j)^2 ), the ratio estimator's; with equal shares the deviation
-        of the examples' values over sqrt(N). Infinite for one example.
-        Source: Cochran 1977, Sampling Techniques, equation 6.13.
+        sqrt( left  M / N  M / (M - 1) sum_i (f_i - s_i sum_j f_j)^2 ), the ratio estimator's; with equal shares the
+        deviation of the examples' values over sqrt(N). `left` is the share of the population that is not among the N:
+        1 where that has no end, and 0 where nothing is left to be uncertain about. Infinite for one example.
+        Source: Cochran 1977, Sampling Techniques, equation 6.13, with the correction for finite populations in 2.20.
         """
         m = len(self.shares)
         if m < 2:
             return self.forms.new_full((len(self.forms),), float("inf"))
         rest = self.forms - self.shares * self.forms.sum(1, keepdim=True)
-        return (rest.square().sum(1) * m / (m - 1) * m / self.examples).sqrt()
+        return (left * rest.square().sum(1) * m / (m - 1) * m / self.examples).sqrt()
+
+    def aside(self, left: float = 1.0, sigmas: float = 1.96) -> torch.Tensor:
+        """Half the width (K,) of an interval: `sigmas` standard errors for many examples, and Student's for few."""
+        freedom = max(len(self.shares) - 1, 1)
+        return float(stdtrit(freedom, ndtr(sigmas))) * self.stderr(left)
 
 
 class Sampling(Protocol):

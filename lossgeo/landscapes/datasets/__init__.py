@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal, Self, final
 
@@ -19,12 +20,25 @@ from lossgeo.components.component import Component
 from lossgeo.components.reads import counted
 from lossgeo.errors import UsageError
 from lossgeo.landscapes.datasets._arrays import Array, indicators, inexact, sha256_of, standardized
-from lossgeo.landscapes.datasets._data import Data as Data, Raw as Raw
+from lossgeo.landscapes.datasets._data import Data as Data
 from lossgeo.landscapes.datasets._targets import told
 from lossgeo.landscapes.task import Examples, Targets, Task
 from lossgeo.randomness import generator
 
 Kind = Literal["classes", "values", "auto"]
+
+
+@dataclass(frozen=True)
+class Raw:
+    """All that a source holds: N examples in the source's own order."""
+
+    inputs: Array  # (N, features), (N, channels, length), (N, channels, height, width); (N, length) ids of tokens
+    targets: Array  # (N,) labels, numbers or text; (N, outputs) values; (N, length) ids: next tokens
+    source: str  # what it is and which version of it, for the record of a run
+    vocabulary: int | None = None  # ids of tokens are from 0 to below this; None: inputs are numbers
+    columns: tuple[str, ...] = ()  # what the source calls the features, where it is a table
+    target: str = "targets"  # what it calls the targets
+    notes: tuple[str, ...] = ()  # what was guessed while reading, a few words each
 
 
 def _said_as(meaning: str) -> WrapValidator:

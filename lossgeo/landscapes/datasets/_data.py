@@ -1,4 +1,4 @@
-"""What a source holds, and what a run takes of it."""
+"""What a run takes of a source."""
 
 from __future__ import annotations
 
@@ -10,19 +10,6 @@ import torch
 from lossgeo.errors import UsageError
 from lossgeo.landscapes.datasets._arrays import Array, lost
 from lossgeo.landscapes.task import Examples, Task
-
-
-@dataclass(frozen=True)
-class Raw:
-    """All that a source holds: N examples in the source's own order."""
-
-    inputs: Array  # (N, features), (N, channels, length), (N, channels, height, width); (N, length) ids of tokens
-    targets: Array  # (N,) labels, numbers or text; (N, outputs) values; (N, length) ids: next tokens
-    source: str  # what it is and which version of it, for the record of a run
-    vocabulary: int | None = None  # ids of tokens are from 0 to below this; None: inputs are numbers
-    columns: tuple[str, ...] = ()  # what the source calls the features, where it is a table
-    target: str = "targets"  # what it calls the targets
-    notes: tuple[str, ...] = ()  # what was guessed while reading, a few words each
 
 
 @dataclass(frozen=True)

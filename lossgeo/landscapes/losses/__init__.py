@@ -24,6 +24,7 @@ class Loss(Component):
     """A cost per example, averaged over the examples."""
 
     accepts: ClassVar[tuple[Targets, ...]]  # the kinds of target it is defined for
+    convex: ClassVar[bool] = False  # in the outputs, which makes Gauss-Newton semidefinite
 
     @abstractmethod
     def prepare(self, targets: torch.Tensor, task: Task, dtype: torch.dtype) -> torch.Tensor:

@@ -30,6 +30,7 @@ class CrossEntropy(Loss):
     Source: the convention of torch's cross_entropy, whose mean divides by W too.
     """
 
+    convex: ClassVar[bool] = True
     accepts: ClassVar[tuple[Targets, ...]] = ("classes",)
 
     ignore_index: int | None = Field(

@@ -23,6 +23,7 @@ class MSE(Loss):
     Source: the convention of Cohen et al. 2021; torch's MSELoss, a mean over outputs too, is 2/C times this.
     """
 
+    convex: ClassVar[bool] = True
     accepts: ClassVar[tuple[Targets, ...]] = ("classes", "values")
 
     def prepare(self, targets: torch.Tensor, task: Task, dtype: torch.dtype) -> torch.Tensor:

@@ -10,11 +10,13 @@ import numpy as np
 import pandas as pd
 
 from lossgeo.reports import label
-from lossgeo.reports.analysis.intervals import Estimate, bootstrap
+from lossgeo.reports.analysis.intervals import FEWEST, TAIL, Estimate
 from lossgeo.reports.analysis.power_laws import Law, law
 from lossgeo.reports.analysis.study import Study, natural
 from lossgeo.reports.analysis.survival import Survival
 from lossgeo.tables import Row
+
+RESAMPLES = 2_000
 
 
 def settings_of(study: Study) -> list[tuple[Row, list[str]]]:
@@ -72,9 +74,11 @@ class Arm:
         return float(predicted.median()) if predicted.notna().any() else None
 
     def stage_ratio(self, arms: list[Arm]) -> Estimate:
-        """Median steps over those that the same trials took at the saddle before.
+        """Median steps over those that the same trials took at the saddle before; too few trials have no interval.
 
         A censored trial counts as longer than any that left: the median is known while fewer than half are censored.
+        The interval is of the percentile bootstrap over trials, both of whose times are resampled together; and each
+        median is known to a step, since a stay begins and ends within one.
         """
         before = [arm for arm in arms if arm.settings == self.settings and arm.saddle == (self.saddle or 0) - 1]
         if not before:
@@ -85,14 +89,15 @@ class Arm:
         both = pd.concat(steps, axis=1, join="inner").to_numpy(float)
         if not len(both) or (both[:, 1] <= 0).any() or np.isinf(both[:, 0]).mean() > 0.4:
             return Estimate()
-
-        def ratio(pairs: np.ndarray) -> np.ndarray:
-            medians = np.median(pairs, axis=1)  # (batch, 2)
-            ratios: np.ndarray = medians[:, 0] / medians[:, 1]
-            return ratios
-
-        (value,) = ratio(both[None])
-        return Estimate(float(value), *bootstrap(ratio, both))
+        value = float(np.divide(*np.median(both, axis=0)))
+        if len(both) < FEWEST["median"]:
+            return Estimate(value)
+        both = both[np.lexsort(both.T)]  # so that the interval does not depend on how the ids of runs sort
+        stream = np.random.default_rng(0)
+        medians = np.median(both[stream.integers(len(both), size=(RESAMPLES, len(both)))], axis=1)  # (RESAMPLES, 2)
+        ratios = np.divide(*(medians + stream.triangular(-1, 0, 1, medians.shape)).T)
+        low, high = np.percentile(ratios, [100 * TAIL, 100 * (1 - TAIL)])
+        return Estimate(value, float(low), float(high))
 
 
 @dataclass(frozen=True)

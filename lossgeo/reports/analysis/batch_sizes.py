@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from lossgeo.reports import label, plain
+from lossgeo.reports import error_of, label, plain
 from lossgeo.reports.analysis.intervals import Estimate, Slope, loglog_slope, mean
 from lossgeo.reports.analysis.study import natural
 from lossgeo.reports.analysis.trials import listed
@@ -91,6 +91,8 @@ def _row(group: pd.DataFrame, settings: list[str]) -> Row:
     for column in ("lambda_max", "trace", "train_loss", "test_accuracy"):
         # over fewer runs it would be of others than the numbers beside it
         means |= (mean(used[column]) if used[column].notna().all() else Estimate()).columns(column)
+        if f"{column}_low" in used:
+            means[error_of(column)] = plain((used[f"{column}_high"] - used[f"{column}_low"]).mean(skipna=False) / 2)
     return {
         "batch_size": first["batch_size"] if size is None else int(size),
         **{key: first[key] for key in settings},

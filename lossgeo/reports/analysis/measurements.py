@@ -84,7 +84,8 @@ def with_interval(rows: pd.DataFrame, sizes: Mapping[str, int | None]) -> pd.Dat
     """Eigenvalues, with the error of solver and draws as their interval where all the data were measured."""
     rows = rows.astype(dict.fromkeys(("eigenvalue", "low", "high", "residual", "stderr", "samples"), float))
     whole = ~(rows["samples"] < rows["run"].map(sizes).astype(float))  # NaN: there is nothing to take a sample of
-    error = (rows["residual"] + QUANTILE * rows["stderr"].fillna(0)).where(whole)
+    solver = np.maximum(rows["residual"], _rounding(rows))
+    error = (solver + QUANTILE * rows["stderr"].fillna(0)).where(whole)
     ends = {"low": rows["eigenvalue"] - error, "high": rows["eigenvalue"] + error}
     return rows.assign(**{name: rows[name].fillna(end) for name, end in ends.items()})
 
@@ -115,14 +116,19 @@ def _pairs(good: pd.DataFrame) -> pd.DataFrame:
     """Of every rank the value with the smallest error, among those that reach the outermost."""
     value = good["eigenvalue"].astype(float)
     bound = good["bound"].astype(float).fillna(good["residual"].astype(float)).fillna(np.inf)
-    scale = value.abs().groupby([good[key] for key in KEY]).transform("max")
-    rounding = good["precision"].map(ROUNDING).astype(float).fillna(max(ROUNDING.values())) * scale
+    rounding = _rounding(good)
     outward = value.where(good["end"] == "top", -value)
     rank = [*KEY, "end", "rank"]
     outermost = (outward - rounding).groupby([good[key] for key in rank]).transform("max")
     error = bound + rounding
     ordered = good.assign(inside=outward + error < outermost, error=error)
     return ordered.sort_values(["inside", "error"], kind="stable").drop_duplicates(rank)
+
+
+def _rounding(rows: pd.DataFrame) -> pd.Series[float]:
+    """How far off eigenvalues may be whatever their residual, by the largest that was found beside each."""
+    scale = rows["eigenvalue"].astype(float).abs().groupby([rows[key] for key in KEY]).transform("max")
+    return rows["precision"].map(ROUNDING).astype(float).fillna(max(ROUNDING.values())) * scale
 
 
 def _narrowest(good: pd.DataFrame) -> pd.DataFrame:

@@ -12,12 +12,13 @@ import numpy as np
 import pandas as pd
 
 from lossgeo.curvature.spectral.spectral_density import Outliers, SpectralDensity, outliers
-from lossgeo.reports import plain
+from lossgeo.reports import error_of, plain
 from lossgeo.reports.analysis.intervals import Estimate
-from lossgeo.reports.analysis.measurements import QUANTILE, ROUNDING, with_interval
+from lossgeo.reports.analysis.measurements import ROUNDING, with_interval
 from lossgeo.reports.analysis.study import RunData
 from lossgeo.tables import Row
 
+NUMBERS = ("value", "low", "high", "squares", "squares_low", "squares_high")  # of the trace; older ones lack the last
 APART = 4.0  # standard errors between two estimates of one number: chance does that once in 16,000
 
 
@@ -45,7 +46,11 @@ class Measured:
 
     @cached_property
     def density(self) -> SpectralDensity | None:
-        return SpectralDensity.read(self.nodes) if len(self.nodes) else None
+        if not len(self.nodes):
+            return None
+        samples, all_there_are = self.nodes["samples"].iloc[0], (self.run.manifest.get("data") or {}).get("train")
+        left = 1 - samples / all_there_are if all_there_are and 0 < samples < all_there_are else 1.0
+        return SpectralDensity.read(self.nodes, left)
 
     @cached_property
     def top(self) -> list[float]:
@@ -86,6 +91,7 @@ class Measured:
             "outliers": apart.number if apart else None,
             "gap": apart.gap if apart else None,
             "edge": apart.edge if apart else None,
+            **self._gap_errors(),
             **(self._above(apart.edge) if apart else Estimate()).columns("outliers_by_mass"),
             **zero.columns("mass_near_zero"),
             **negative.columns("negative_mass"),
@@ -93,10 +99,25 @@ class Measured:
             "nodes": int(of_all["known"].eq(False).groupby(of_all["vector"]).sum().max()) if density else None,
         }
 
+    @cached_property
+    def _ends(self) -> pd.DataFrame:
+        """The eigenvalues with their brackets over data where there are some, else with the solver's errors."""
+        sizes = {self.run.id: (self.run.manifest.get("data") or {}).get("train")}
+        return with_interval(self.eigenvalues, sizes)[["eigenvalue", "low", "high"]]
+
     def _extreme(self, end: str) -> Estimate:
-        """The extreme eigenvalue: with its bracket over data where there is one, else with its solver's error."""
-        rows = with_interval(self.end(end)[:1], {self.run.id: (self.run.manifest.get("data") or {}).get("train")})
-        return Estimate(*rows.iloc[0][["eigenvalue", "low", "high"]]) if len(rows) else Estimate()
+        found = self._ends.loc[self.end(end).index[:1]]
+        return Estimate(*found.iloc[0]) if len(found) else Estimate()
+
+    def _gap_errors(self) -> Row:
+        """What the two eigenvalues around the gap leave open of ratio and middle; unknown of those of the density."""
+        apart, found = self.outliers, self._ends.loc[self.end("top").index]
+        relative = math.nan
+        if apart and len(found) == len(self.top):
+            around = found.iloc[apart.number - 1 : apart.number + 1]
+            relative = float(((around["high"] - around["low"]) / 2 / around["eigenvalue"].abs()).sum(skipna=False))
+        gap, edge = (apart.gap, apart.edge) if apart else (math.nan, math.nan)
+        return {error_of("gap"): plain(gap * relative), error_of("edge"): plain(edge * relative / 2)}
 
     def _above(self, edge: float) -> Estimate:
         """How many eigenvalues the density has above an edge."""
@@ -109,9 +130,10 @@ class Measured:
         """Trace and Frobenius norm; the norm's interval holds the error over random vectors alone."""
         if not len(self.trace):
             return Estimate().columns("trace") | Estimate().columns("frobenius")
-        found = self.trace.iloc[0]
-        squares, aside = float(found["squares"]), QUANTILE * float(found["squares_stderr"])
-        norm = Estimate(squares, squares - aside, squares + aside).map(lambda square: math.sqrt(max(square, 0.0)))
+        found = self.trace.reindex(columns=[*NUMBERS]).astype(float).iloc[0]
+        norm = Estimate(*found[["squares", "squares_low", "squares_high"]]).map(
+            lambda square: math.sqrt(square) if square >= 0 else None
+        )
         return Estimate(*found[["value", "low", "high"]]).columns("trace") | norm.columns("frobenius")
 
     def disagreements(self) -> Iterator[str]:

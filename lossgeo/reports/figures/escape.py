@@ -16,15 +16,15 @@ from lossgeo.reports.figures import style as _figure
 from lossgeo.tables import Row
 
 
-def draw(arms: Sequence[Arm], rows: Sequence[Row], families: Sequence[Family]) -> Figure:
-    """Survival curves with their intervals; and medians against the swept number of most values, theory dashed."""
+def draw(arms: Sequence[Arm], rows: Sequence[Row], families: Sequence[Family], words: str) -> Figure:
+    """Survival curves; medians against the swept number of most values, theory dashed. `words`: on intervals."""
     shown = [(arm, arm.curve, row) for arm, row in zip(arms, rows, strict=True) if arm.curve is not None]
     names = told_apart([{**arm.settings, "saddle": arm.saddle} for arm, _, _ in shown])
     longest = max(families, key=lambda family: len(family.arms), default=None)
     panels = ["share of trials still there"]
     if longest is not None and len(longest.arms) > 1:
         panels.append("median steps until they leave")
-    figure, axes = _figure.panels(panels, _small_print(rows))
+    figure, axes = _figure.panels(panels, _small_print(rows, words))
     axis, colors = axes[0], _figure.colors(names)
     _figure.survival_curves(axis, [curve for _, curve, _ in shown], colors)
     for (_, _, row), color in zip(shown, colors, strict=True):
@@ -58,8 +58,5 @@ def _draw_medians(axis: Axes, family: Family, rows: Sequence[Row], color: Any) -
             axis.vlines(value, row["low"], row["high"], color=color, linewidth=1.2)
 
 
-def _small_print(rows: Sequence[Row]) -> str:
-    counts = sorted({row["trials"] for row in rows})
-    n = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    words = f"Kaplan-Meier, n = {n} trials a curve, with 95% intervals"
+def _small_print(rows: Sequence[Row], words: str) -> str:
     return f"{words}; dashed: predicted" if any(row["predicted_steps"] for row in rows) else words

@@ -14,11 +14,11 @@ from lossgeo.reports.figures import style as _figure
 from lossgeo.tables import Row
 
 
-def draw(groups: Sequence[tuple[Row, Survival, pd.DataFrame]]) -> Figure:
-    """`groups`: settings, lengths, and leaving_steps beside predicted_steps of each."""
+def draw(groups: Sequence[tuple[Row, Survival, pd.DataFrame]], words: str) -> Figure:
+    """`groups`: settings, lengths, and leaving_steps beside predicted_steps of each; `words`: on the intervals."""
     figure, axes = _figure.panels(
         ["share of plateaus that last longer", "steps from the middle to the end"],
-        "Kaplan-Meier, with 95% intervals; dashed: as predicted by the smallest eigenvalue",
+        f"{words}; dashed: as predicted by the smallest eigenvalue",
     )
     names = told_apart([settings for settings, _, _ in groups])
     colors = _figure.colors(names)

@@ -17,8 +17,8 @@ from lossgeo.reports.analysis.study import natural
 from lossgeo.reports.figures import style as _figure
 
 
-def draw(operator: str, sweeps: Sequence[SizeSweep]) -> Figure:
-    """A series for each sweep, its fitted power law dashed."""
+def draw(operator: str, sweeps: Sequence[SizeSweep], words: str) -> Figure:
+    """A series for each sweep, its fitted power law dashed. `words`: on the intervals."""
     drawn = [sweep for sweep in sweeps if len(sweep.used)]
     used = pd.concat([sweep.used for sweep in drawn])
     law = drawn[0].slope.exponent if len(drawn) == 1 and drawn[0].slope else None
@@ -27,7 +27,7 @@ def draw(operator: str, sweeps: Sequence[SizeSweep]) -> Figure:
     titles = {"lambda_max": f"$\\lambda_{{\\max}}${exponent}{interval}", "train_loss": "train loss"}
     if used["test_accuracy"].notna().any():
         titles["test_accuracy"] = "test accuracy"
-    figure, axes = _figure.panels(list(titles.values()), _small_print(operator, used, drawn))
+    figure, axes = _figure.panels(list(titles.values()), _small_print(operator, used, words))
 
     full = set(used.loc[used["batch_size"] == "full", "size"])
     sizes = sorted(set(used["size"].dropna()))
@@ -60,7 +60,7 @@ def _draw_sweep(axis: Axes, column: str, sweep: SizeSweep, look: tuple[Any, str]
     means = [row for row in sweep.rows if row[column] is not None and not isinstance(row["batch_size"], str | None)]
     x, y = (np.array([row[key] for row in means], dtype=float) for key in ("batch_size", column))
     low, high = (np.array([row[f"{column}_{end}"] for row in means], dtype=float) for end in ("low", "high"))
-    bars = [np.nan_to_num(y - low), np.nan_to_num(high - y)]
+    bars = [y - low, high - y]  # NaN where there is no interval: the mean stands alone
     axis.errorbar(
         x * mean_shift, y, bars, fmt=marker, color=color, markersize=7, mec="white", elinewidth=1.5, capsize=3, zorder=3
     )
@@ -72,10 +72,7 @@ def _draw_sweep(axis: Axes, column: str, sweep: SizeSweep, look: tuple[Any, str]
         axis.plot(np.exp(ends), line, "--", color=color, linewidth=1, alpha=0.8)
 
 
-def _small_print(operator: str, used: pd.DataFrame, sweeps: Sequence[SizeSweep]) -> str:
-    counts = sorted({row["used"] for sweep in sweeps for row in sweep.rows if row["used"]})
-    n = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+def _small_print(operator: str, used: pd.DataFrame, words: str) -> str:
     seeds = sorted(set(used["seed"]), key=natural)
     which = f"seeds: {', '.join(map(str, seeds))}" if len(seeds) <= 10 else f"{len(seeds)} seeds"
-    dots = f"{operator}; small dots: runs, n = {n} per batch size ({which})"
-    return f"{dots}; large: mean and its 95% bootstrap interval" if counts[-1] > 1 else dots
+    return f"{operator}; small dots: runs ({which}); large: means, {words}"

@@ -204,6 +204,8 @@ def _small_print(operator: str, spectra: Sequence[Measured], lines: Sequence[Lin
         words.append("flat: what the nodes do not resolve")
     if density and len(lines) == 1:
         words.append("shaded: near zero")
+    if any(line.measured.end(end)["low"].notna().any() for line in lines for end in ("top", "bottom")):
+        words.append("bars: brackets for the values over all examples")
     if len(lines) < len(spectra):
         words.append(f"{len(lines)} of {len(spectra)} spectra drawn")
     return "; ".join(words)

@@ -81,7 +81,8 @@ def survival_curves(axis: Axes, curves: Sequence[Survival], paints: Sequence[Any
     """Kaplan-Meier curves with their intervals, over steps on a logarithmic axis from where the first one falls."""
     for curve, paint in zip(curves, paints, strict=True):
         times = np.concatenate([[0.5], np.maximum(curve.times, 0.5)])
-        alive, low, high = (np.concatenate([[1.0], part]) for part in (curve.alive, curve.low, curve.high))
+        alive = np.concatenate([[1.0], curve.alive])
+        low, high = (np.concatenate([[np.nan], part]) for part in (curve.low, curve.high))  # from the first event on
         axis.step(times, alive, where="post", color=paint, linewidth=1.5)
         axis.fill_between(times, low, high, step="post", color=paint, alpha=0.15, linewidth=0)
     axis.set_xlim(left=0.5 * max(1.0, min(float(curve.times[0]) for curve in curves)))

@@ -218,6 +218,26 @@ def test_the_error_estimate_of_xtrace_is_its_own_and_too_small_where_the_spectru
     assert 1.0 < ((error**2).mean() / (stated**2).mean()) ** 0.5 < 1.7
 
 
+@pytest.mark.parametrize("vectors", [4, 8])
+@pytest.mark.parametrize("name", SPECTRA)
+def test_the_interval_of_the_squares_holds_the_frobenius_norm(name: str, vectors: int) -> None:
+    """In 92 to 96% of cases; 200 runs, four standard errors. That of mean +- 1.96 stderr held 75 to 90%."""
+    spectrum = SPECTRA[name]
+    found = [estimated(matrix(spectrum), "hutchinson", vectors, seed=seed) for seed in range(200)]
+    held = np.mean([f.squares_low <= (spectrum**2).sum() <= f.squares_high for f in found])
+    assert 0.94 - 4 * (0.94 * 0.06 / 200) ** 0.5 <= held <= 0.995
+    assert all(f.squares_low < f.squares < f.squares_high for f in found)
+
+
+def test_ends_that_nothing_tells_are_infinite() -> None:
+    spectrum = SPECTRA["decaying"]
+    three = estimated(matrix(spectrum), "hutchinson", 3)
+    assert (three.squares_low, three.squares_high) == (-np.inf, np.inf)
+    assert np.isfinite([three.low, three.high]).all()
+    found = estimated(matrix(spectrum), "xtrace", 20)
+    assert (found.low, found.high, found.squares_low, found.squares_high) == (-np.inf, np.inf, -np.inf, np.inf)
+
+
 # --- products and refusals -------------------------------------------------------------------------------------------
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lossgeo import formats
 from lossgeo.errors import UsageError
 from lossgeo.reports.analysis.study import Study
 from lossgeo.reports.curves import Curves
@@ -179,3 +180,15 @@ def test_plateaus_of_another_definition_are_not_added(tmp_path: Path) -> None:
     assert (row["plateaus"], row["probe"]) == (1, "b")
     (row,) = Plateaus(probe="a").render(found).rows
     assert (row["plateaus"], row["probe"]) == (1, "a")
+
+
+def test_numbers_of_one_run_are_printed_to_the_error_of_measuring(tmp_path: Path) -> None:
+    """Between runs nothing is known, but no more digits are printed than the probes' errors support."""
+    rows = [eigenvalue(200, 2.4586246, residual=2e-2)]
+    write_run(tmp_path, id_of(1), recipe(), {"eigenvalues": rows, "trace": [trace(200, 15.643556, 1.0, stderr=5.0)]})
+    (row,) = Sharpness().render(Study.open([tmp_path])).rows
+    assert row["lambda_max_low"] is row["trace_low"] is None
+    assert (row["lambda_max_error"], row["trace_error"]) == pytest.approx((0.02, 9.8))
+    shown = formats.markdown([row])
+    assert "| 2.459 ± 0.020 |" in shown
+    assert "| 15.6 ± 9.8 |" in shown
