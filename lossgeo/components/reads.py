@@ -31,6 +31,8 @@ _GIVEN = tuple(
     if os.path.realpath(path) != "/"
 )
 
+_RUNS = str(Path(__file__).parents[1] / "runs") + os.sep
+
 _code: set[str] = set()  # the files whose code is a component's
 _brought: set[str] = set()  # real paths that are part of an id
 _made: set[str] = set()  # files and folders that this process has made
@@ -76,12 +78,16 @@ def watched() -> Iterator[None]:
 
 @contextmanager
 def counted() -> Iterator[None]:
-    """Inside, a component may read what it likes: what it makes of it is compared when the run goes on."""
-    _depth["counted"] += 1
+    """Inside, a component may read what it likes: what it makes of it is compared when the run goes on.
+
+    That is so where lossgeo asked for it, not where a component did.
+    """
+    asked = int(_component(sys._getframe(1)) is None)
+    _depth["counted"] += asked
     try:
         yield
     finally:
-        _depth["counted"] -= 1
+        _depth["counted"] -= asked
 
 
 def installed(path: str) -> bool:
@@ -122,9 +128,9 @@ def _hook(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 def _component(frame: FrameType | None) -> FrameType | None:
-    """The innermost frame of a component's code."""
+    """The innermost frame of a component's code; None: it is the run that opens, begun by an executor perhaps."""
     while frame is not None and frame.f_code.co_filename not in _code:
-        frame = frame.f_back
+        frame = None if frame.f_code.co_filename.startswith(_RUNS) else frame.f_back
     return frame
 
 

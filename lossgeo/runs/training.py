@@ -205,7 +205,7 @@ class _Training:
     def _advance(self, stream: Iterator[Examples]) -> None:
         """Take steps until something is due, news of the progress too, or a signal comes or nobody is on the way."""
         point, loss, trajectory = self.point, self.loss, self.trajectory
-        optimizer, rates = self.recipe.optimizer, self.rates
+        optimizer, rates, frozen = self.recipe.optimizer, self.rates, self.landscape.frozen
         logged = self.log.due(point.step)
         agendas = (self.log, self.evaluations, self.checkpoints, *(agenda for _, agenda in self.probes))
         until = min(agenda.following(point.step) for agenda in agendas)
@@ -217,7 +217,10 @@ class _Training:
             loss.begin(point.step, next(stream))
             decay = self.landscape.decay
             before = None if decay is None else trajectory.theta.clone()  # the step may write into it
+            still = None if frozen is None else trajectory.theta[..., frozen]
             taken = optimizer.step(loss, trajectory.theta, trajectory.state, lr)
+            if still is not None:  # decay and noise of the optimizer are for what learns
+                taken.theta[..., frozen] = still
             if decay is not None and before is not None:
                 lost, gradient = self.landscape.penalty(before).to(taken.loss), decay.to(before) * before
                 taken = taken._replace(loss=taken.loss + lost, gradient=taken.gradient + gradient)

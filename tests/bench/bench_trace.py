@@ -22,11 +22,12 @@ import torch
 from scipy.special import ndtr, stdtrit
 from torch.nn import functional
 
+from lossgeo.curvature.spectral.intervals import FEWEST
 from lossgeo.curvature.spectral.krylov import Krylov, combine, direction
 from lossgeo.curvature.spectral.lanczos import Eigenpairs
 from lossgeo.curvature.spectral.linear_operator import LinearOperator
 from lossgeo.curvature.spectral.slq import Quadrature, density
-from lossgeo.curvature.spectral.trace import FEWEST, TraceEstimate, trace
+from lossgeo.curvature.spectral.trace import TraceEstimate, trace
 from tests.bench.curvature.truth import truth
 from tests.bench.curvature.workloads import problem
 from tests.support.spectra import matrix, operator

@@ -251,6 +251,7 @@ def weights(folder: Path, value: float) -> None:
     folder.mkdir(exist_ok=True)
     torch.save(torch.tensor(value), folder / "w.pt")
     np.save(folder / "w.npy", value)
+    np.savez(folder / "w.npz", x=np.ones((4, 1)), y=[0, 1, 0, 1])
     save_file({"a": torch.tensor(value)}, folder / "w.safetensors")
 
 
@@ -357,6 +358,7 @@ UNDECLARED = {
     "caught": "try:\n    bias = torch.load({path!r})\nexcept Exception:\n    bias = 1.0",
     "caught, then wrong": "try:\n    bias = torch.load({path!r})\nexcept Exception:\n    bias = undefined",
     "memmap": "bias = np.memmap({path!r}).sum()",
+    "by a dataset": "from lossgeo.landscapes.datasets.file import File\nFile(path={path!r}[:-2] + 'npz').load()",
     "from a helper": "import reader\nbias = reader.read({path!r})",
 }
 
@@ -367,7 +369,8 @@ def test_a_file_that_is_not_declared_is_refused(tmp_path: Path, how: str) -> Non
     weights(own, 2.0)
     (own / "reader.py").write_text("import torch\n\ndef read(path):\n    return torch.load(path)\n")
     said = error(tmp_path, net(own, UNDECLARED[how].format(path=str(own / "w.pt"))))
-    assert "w.pt', which is no part of the run's id; put it beside that file, say `files = ('w.pt',)`" in said
+    name = "w.npz" if how == "by a dataset" else "w.pt"
+    assert f"{name}', which is no part of the run's id; put it beside that file, say `files = ('{name}',)`" in said
     assert f"{own}/{'reader.py:4' if how == 'from a helper' else 'net.py:'}" in said
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from lossgeo.recipes.documents import Document, RecipeError
 from lossgeo.recipes.resolving import resolve
@@ -111,6 +112,53 @@ def test_a_surface_holds_it_too(tmp_path: Path) -> None:
     assert [sorted(row) for row in table["spectrum"]] == [[pytest.approx(0.8), pytest.approx(2.3)]] * 2
     evaluations = frame(run, "evaluations")
     assert (evaluations["loss"] >= 0.5 * GAMMA * evaluations["parameter_norm"] ** 2).all()
+
+
+FROZEN = '''"""A network whose first layer is given."""
+
+import math
+from typing import final
+
+from torch import nn
+
+from lossgeo import Model
+
+
+@final
+class Frozen(Model):
+    """The first layer stays as it was drawn."""
+
+    def module(self, task):
+        net = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(task.inputs), 4), nn.Tanh(), nn.Linear(4, task.outputs))
+        net[1].requires_grad_(False)
+        return net
+'''
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        {"name": "sgd", "lr": 0.1, "momentum": 0.9, "weight_decay": 0.5},
+        {"name": "adamw", "lr": 0.1, "weight_decay": 0.5},
+        {"name": "rmsprop", "lr": 0.1, "weight_decay": 0.5},
+        {"name": "noisy_gd", "lr": 0.1},
+        {"name": "perturbed_gd", "lr": 0.1, "gradient_threshold": 10.0},
+    ],
+    ids=lambda optimizer: optimizer["name"],
+)
+@pytest.mark.parametrize("replicas", [1, 3])
+def test_decay_and_noise_leave_frozen_parameters_alone(
+    optimizer: dict[str, Any], replicas: int, tmp_path: Path
+) -> None:
+    """As torch.optim does; else decay took them to zero, by up to 3.6, and no gradient said so."""
+    (tmp_path / "frozen.py").write_text(FROZEN)
+    changes = {"model": "frozen", "optimizer": optimizer, "probes": [], "replicas": replicas}
+    changes |= {"checkpoint": {"at": ["first", "last"]}, "steps": 200, "include_decay": optimizer["name"] == "sgd"}
+    run = trained(tmp_path, [tmp_path / "frozen.py"], base=NET | changes)
+    first, *_, last = (load_file(path)["theta"].view(replicas, -1) for _, path in sorted(run.checkpoints().items()))
+    kept = 4 * 4 + 4  # of four components
+    assert torch.equal(first[:, :kept], last[:, :kept])
+    assert not torch.equal(first[:, kept:], last[:, kept:])
 
 
 @pytest.mark.parametrize(

@@ -28,10 +28,10 @@ import numpy as np
 import torch
 from scipy.special import stdtrit
 
+from lossgeo.curvature.spectral.intervals import interval
 from lossgeo.curvature.spectral.krylov import Krylov, direction
 from lossgeo.curvature.spectral.lanczos import Eigenpairs
 from lossgeo.curvature.spectral.linear_operator import LinearOperator
-from lossgeo.curvature.spectral.trace import interval
 
 MIXED = 3.0  # residuals of a known pair within which another eigenvector may be mixed into it, by a third or more
 DEPENDENT = 1e-3  # a squared length: what is left of a unit vector, when most of it was known, and no longer to be used

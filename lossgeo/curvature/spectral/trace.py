@@ -38,22 +38,22 @@ error and 2 of a share; Hessian of an MLP 64-64-64-10 after 300 steps on digits 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 import torch
-from scipy.special import chdtri, stdtrit
+from scipy.special import stdtrit
 
-from lossgeo.curvature.spectral.krylov import Krylov, direction, dot, orthogonal
+from lossgeo.curvature.spectral.intervals import FEWEST, interval, of_squares, stderr_of
+from lossgeo.curvature.spectral.krylov import dot, orthogonal
 from lossgeo.curvature.spectral.lanczos import Eigenpairs
 from lossgeo.curvature.spectral.linear_operator import LinearOperator
-from lossgeo.curvature.spectral.xtrace import leave_one_out, new_direction
+from lossgeo.curvature.spectral.subspace import Subspace, eigenvectors, krylov, nothing, signs, sketch
+from lossgeo.curvature.spectral.xtrace import leave_one_out
 
 Method = Literal["auto", "hutchinson", "hutch_plus_plus", "xtrace", "deflated"]
 
-FEWEST = 6  # vectors before an error is believed: where one B_ij dominates, that of n is zero in 2^(1 - n) of all cases
 CHEAP = 64  # dimensions for each of which a product is taken without asking whether fewer would do
 ENOUGH = 12  # products from which half of them are better spent on a Krylov space
 STEPS = 20  # of that space at the most: best at 60 products on two digits networks, within 6% of the best at 120
@@ -79,16 +79,6 @@ class TraceEstimate:
     asymmetry: float  # the largest |x'Ay - y'Ax| / (|x| |y|) that was seen; rounding, for a symmetric map
     squares_low: float = -math.inf
     squares_high: float = math.inf
-
-
-@dataclass(frozen=True)
-class Inside:
-    """A subspace in which the operator is known, which leaves (I - Q'Q) A (I - Q'Q) to be sampled."""
-
-    basis: torch.Tensor  # (K, P), the orthonormal rows Q
-    trace: float  # of Q A Q'
-    squares: float  # ||Q A Q'||_F^2
-    products: int  # spent on finding it
 
 
 def trace(
@@ -129,62 +119,25 @@ def trace(
         raise ValueError(f"{method} needs {least} products, not {vectors}")
     room = vectors if operator.room is None else operator.room
     if operator.size <= min(CHEAP, vectors, room):
-        return _exact(operator, _nothing(operator))
+        return _exact(operator, nothing(operator))
     if method == "xtrace":
         return _xtrace(operator, vectors, tolerance, generator)
     if method == "hutch_plus_plus":
-        inside = _sketch(operator, min(vectors // 3, (vectors - 2) // 2, room), generator)
+        inside = sketch(operator, min(vectors // 3, (vectors - 2) // 2, room), generator)
     elif method == "hutchinson":
-        inside = _nothing(operator)
+        inside = nothing(operator)
     elif known is not None:
-        inside = _eigenvectors(operator, known)
+        inside = eigenvectors(operator, known)
     else:
-        inside = _krylov(operator, min(vectors // 2, vectors - 2, STEPS, room), generator)
+        inside = krylov(operator, min(vectors // 2, vectors - 2, STEPS, room), generator)
     if operator.size - len(inside.basis) <= min(CHEAP, vectors - inside.products, room):
         return _exact(operator, inside)
     return _sampled(operator, inside, method, vectors, room, tolerance, generator)
 
 
-def interval(value: float, stderr: float, spreads: Sequence[float] | np.ndarray) -> tuple[float, float]:
-    """value +- t stderr at 95%, where stderr^2 is proportional to the mean of n `spreads`, themselves estimates.
-
-    Satterthwaite's degrees of freedom, 2 mean^2 / Var mean, and no fewer than n - 1. For one dominant eigenvalue they
-    come to n, for a flat spectrum to so many that t is 1.96. Var mean is from n numbers too, and of two or three mostly
-    too small: it is taken over the median of chi^2 / (n - 1). So 94 to 96% of intervals hold the truth from n = 2 on,
-    where without it 90% did for one dominant eigenvalue. One vector gives no interval: it cannot say how far its
-    spread is off.
-    """
-    n = len(spreads)
-    if stderr == 0.0:
-        return value, value
-    if n < 2:
-        return -math.inf, math.inf
-    variance = float(np.var(spreads, ddof=1)) / n * (n - 1) / float(chdtri(n - 1, 0.5))
-    freedom = max(n - 1.0, 2 * float(np.mean(spreads)) ** 2 / max(variance, 1e-300))
-    half = float(stdtrit(freedom, 0.975)) * stderr
-    return value - half, value + half
-
-
-def of_squares(fixed: float, squares: Sequence[float]) -> tuple[float, float]:
-    """The 95% interval of `fixed` + the mean of n positive numbers, mean / (1 +- t stderr / (2 mean))^2.
-
-    That is Student's of mean^(-1/2): squares are skew, the more so the fewer eigenvalues dominate, and their inverse
-    root is less. It holds ||A||_F^2 in 92 to 96% of cases; mean +- 1.96 stderr in 75 to 83% at n = 4, 82 to 90% at 8.
-    """
-    n = len(squares)
-    if n < FEWEST:
-        return (-math.inf, math.inf) if n else (fixed, fixed)
-    mean = float(np.mean(squares))
-    half = float(stdtrit(n - 1, 0.975)) * _stderr(squares) / (2 * mean) if mean else 0.0
-    return fixed + mean / (1 + half) ** 2, fixed + mean / (1 - half) ** 2 if half < 1 else math.inf
-
-
-# --- sampling what is not known --------------------------------------------------------------------------------------
-
-
 def _sampled(
     operator: LinearOperator,
-    inside: Inside,
+    inside: Subspace,
     method: str,
     vectors: int,
     room: int,
@@ -205,7 +158,7 @@ def _sampled(
     seen = _Symmetry()
     agreed = False
     while len(q) < operator.size and inside.products + len(spreads) < vectors:
-        z = _signs(operator, generator)
+        z = signs(operator, generator)
         inner = orthogonal(z, q)
         image = operator @ inner
         seen.add(inner, image)
@@ -237,7 +190,7 @@ def _sampled(
             needed = n * (stderr / aim) ** 2 if aim else math.inf
             if needed > unknown <= min(vectors - inside.products - n, room):
                 return _exact(operator, replace(inside, products=inside.products + n))
-    both = (inside.squares + float(np.mean(squares)), _stderr(squares)) if squares else (inside.squares, 0.0)
+    both = (inside.squares + float(np.mean(squares)), stderr_of(squares)) if squares else (inside.squares, 0.0)
     rounding = operator.rounding(math.sqrt(both[0])) + 2 * seen.crossed
     low, high = interval(value, stderr, spreads)
     if agreed:
@@ -249,7 +202,7 @@ def _sampled(
     return TraceEstimate(value, stderr, *ends, *both, products, converged, method, seen.asymmetry, *around)
 
 
-def _exact(operator: LinearOperator, inside: Inside) -> TraceEstimate:
+def _exact(operator: LinearOperator, inside: Subspace) -> TraceEstimate:
     """tr QAQ' + tr RAR' with R an orthonormal row for every dimension that Q leaves."""
     q = inside.basis
     if len(q):
@@ -304,65 +257,13 @@ class _Symmetry:
 
 def _xtrace(operator: LinearOperator, vectors: int, tolerance: float, generator: torch.Generator) -> TraceEstimate:
     for found in leave_one_out(operator, vectors // 2, generator):
-        value, stderr = float(found.traces.mean()), 0.0 if found.exact else _stderr(found.traces)
+        value, stderr = float(found.traces.mean()), 0.0 if found.exact else stderr_of(found.traces)
         converged = stderr <= tolerance * abs(value)
         if len(found.traces) >= FEWEST and converged:
             break
     aside = operator.rounding(math.sqrt(max(float(found.squares.mean()), 0.0))) if found.exact else math.inf
-    squares, spread = float(found.squares.mean()), 0.0 if found.exact else _stderr(found.squares)
+    squares, spread = float(found.squares.mean()), 0.0 if found.exact else stderr_of(found.squares)
     ends = value - aside, value + aside
     around = (squares, squares) if found.exact else (-math.inf, math.inf)
     products, asymmetry = found.products, found.asymmetry
     return TraceEstimate(value, stderr, *ends, squares, spread, products, converged, "xtrace", asymmetry, *around)
-
-
-def _signs(operator: LinearOperator, generator: torch.Generator) -> torch.Tensor:
-    bits = torch.randint(0, 2, (operator.size,), generator=generator, dtype=torch.int8)
-    return (2 * bits - 1).to(operator.device, operator.dtype)
-
-
-def _stderr(samples: Sequence[float] | np.ndarray) -> float:
-    return float(np.std(samples, ddof=1)) / math.sqrt(len(samples)) if len(samples) > 1 else math.inf
-
-
-# --- what to know ----------------------------------------------------------------------------------------------------
-
-
-def _nothing(operator: LinearOperator) -> Inside:
-    empty = torch.empty(0, operator.size, dtype=operator.dtype, device=operator.device)
-    return Inside(empty, 0.0, 0.0, 0)
-
-
-def _eigenvectors(operator: LinearOperator, known: Eigenpairs) -> Inside:
-    """Ritz pairs: the values are u'Au and no vector couples to another, converged or not."""
-    basis = known.vectors.to(operator.device, operator.dtype)
-    return Inside(basis, math.fsum(known.values), math.fsum(known.values**2), 0)
-
-
-def _krylov(operator: LinearOperator, steps: int, generator: torch.Generator) -> Inside:
-    """A product a row, since the next row is the product with the last one."""
-    if steps < 1:
-        return _nothing(operator)
-    space = Krylov(operator, direction(operator, generator))
-    while space.steps < steps and not space.invariant:
-        space.extend()
-    alpha, beta = np.array(space.alpha), np.array(space.beta[:-1])
-    squares = float((alpha**2).sum() + 2 * (beta**2).sum())
-    return Inside(space.basis, math.fsum(space.alpha), squares, space.steps)
-
-
-def _sketch(operator: LinearOperator, columns: int, generator: torch.Generator) -> Inside:
-    """Two products a row: A z, and A times what is new in it. Fewer rows where the range of A is exhausted."""
-    inside = _nothing(operator)
-    q, total, squares, products = inside.basis, 0.0, 0.0, 0
-    for _ in range(columns):
-        row = new_direction(operator @ _signs(operator, generator), q)
-        products += 1
-        if row is None:
-            break
-        image = operator @ row
-        products += 1
-        form = dot(row, image)
-        total, squares = total + form, squares + form**2 + 2 * float((q @ image).square().sum())
-        q = torch.cat([q, row[None]])
-    return Inside(q, total, squares, products)

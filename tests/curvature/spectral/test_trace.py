@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from lossgeo.curvature.spectral.trace import ENOUGH, FEWEST, STEPS, TraceEstimate, trace
+from lossgeo.curvature.spectral.intervals import FEWEST
+from lossgeo.curvature.spectral.trace import ENOUGH, STEPS, TraceEstimate, trace
 from tests.support.spectra import largest, matrix, operator, stream
 
 METHODS = ["hutchinson", "deflated", "hutch_plus_plus", "xtrace"]
