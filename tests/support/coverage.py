@@ -30,10 +30,10 @@ from lossgeo.reports.analysis.spectra import Measured
 from lossgeo.reports.analysis.study import RunData
 from lossgeo.reports.analysis.survival import survival
 from lossgeo.reports.cost import typical_of
-from lossgeo.tables import Row
+from lossgeo.tables import KEYS, Row
 from tests.support.networks import landscape_around
 from tests.support.spectra import matrix, operator
-from tests.support.synthetic import density
+from tests.support.synthetic import COLUMNS, density
 
 SIZES = (2, 3, 4, 5, 6, 8, 10, 20, 30, 50)
 
@@ -190,7 +190,7 @@ def operator_of(name: str) -> LinearOperator:
 def columns_of(trace: list[Row], nodes: list[Row], column: str) -> Estimate:
     """A column of report `spectrum` with its interval, from the rows of the tables trace and density."""
     run = RunData(Path(), "a", {}, {})
-    ends = pd.DataFrame(columns=["end", "rank", "eigenvalue"])
+    ends = pd.DataFrame(columns=[column.name for column in (*KEYS, *COLUMNS["eigenvalues"])])
     shown = Measured(run, 0, 0, "*", ends, pd.DataFrame(trace), pd.DataFrame(nodes)).numbers(0.01)
     return Estimate(*(shown[f"{column}{end}"] for end in ("", "_low", "_high")))
 

@@ -168,7 +168,7 @@ def spread_ratio(values: np.ndarray, reference: np.ndarray) -> Estimate:
     if min(len(values), len(reference)) < FEWEST["spread ratio"] or np.ptp(reference) == 0:
         return Estimate()
     found = float(np.std(values, ddof=1) / np.std(reference, ddof=1))
-    if values is reference or np.ptp(values) == 0:
+    if np.array_equal(values, reference) or np.ptp(values) == 0:
         return Estimate(found)
     above, below = (
         _freedom(np.square(sample - sample.mean()), len(sample) - 1, (len(sample) + 1) / (len(sample) - 1))
