@@ -21,6 +21,7 @@ LANDSCAPE = ("model", "dataset", "surface", "loss")  # keys of a recipe that mak
 SHARED = ("parameters", "samples", "batch_norm")  # columns of a measurement that make it
 EQUAL = 1e-6  # of numbers of the order 1: more than searches leave open, less than points are apart
 COARSE = 1e-3  # up to which a row's own error widens that: with more, rows would hang together that are far apart
+SURE = 3.0  # times a row's error: a step of Newton's tells its size, and is no bound
 UNKNOWN = 1e-5  # the error of a row that has none, where there was no spectrum
 RELATIVE = 1e-9  # of large numbers
 OLDER = ["loss", "lambda_min", "lambda_max"]  # what tells points apart where rows have no `function`
@@ -64,8 +65,8 @@ def _numbers(rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
         functions = np.array(rows["function"].tolist(), dtype=float)
         losses = rows["loss"].to_numpy(float)[:, None]
         errors = rows["function_error"].astype(float).fillna(UNKNOWN).to_numpy()
-        return np.hstack([losses, functions]), EQUAL + np.minimum(errors, COARSE)
-    return rows[OLDER].astype(float).fillna(0.0).to_numpy(), np.full(len(rows), EQUAL)
+        return np.hstack([losses, functions]), EQUAL / 2 + SURE * np.minimum(errors, COARSE)
+    return rows[OLDER].astype(float).fillna(0.0).to_numpy(), np.full(len(rows), EQUAL / 2)
 
 
 def _groups(numbers: np.ndarray, errors: np.ndarray) -> Iterator[np.ndarray]:
@@ -85,7 +86,7 @@ def _groups(numbers: np.ndarray, errors: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _runs(rows: np.ndarray, values: np.ndarray, errors: np.ndarray) -> Sequence[np.ndarray]:
-    aside = errors / 2 + RELATIVE * np.abs(values)
+    aside = errors + RELATIVE * np.abs(values)
     low, high = values - aside, values + aside
     order = np.argsort(low, kind="stable")
     reached = np.maximum.accumulate(high[order])
