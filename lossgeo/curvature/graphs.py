@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import cache
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import torch
 
 from lossgeo.curvature.local_loss import LocalLoss
+from lossgeo.landscapes.rehearsal import graph_nodes, hooked
 from lossgeo.landscapes.task import Examples
 
 G = TypeVar("G")
@@ -24,6 +25,9 @@ class Graphs(Generic[G]):
     """What `build(piece, share)` returns for every chunk; `roots` lists the tensors at the end of such a graph.
 
     Graphs may take half of the memory of `here`, the vectors that an algorithm holds the rest: `room` of them.
+
+    Raises:
+        ValueError: the examples depend on each other, and the one graph of them all does not fit the memory.
     """
 
     def __init__(
@@ -45,6 +49,12 @@ class Graphs(Generic[G]):
             if number == 0:
                 taken = max(1, graph_bytes(roots(graph)))
                 fitting = here.memory // 2 // taken
+                if taken > here.memory and not here.independent:
+                    raise ValueError(
+                        f"the examples depend on each other, so that all {here.examples.size} are taken together, and "
+                        f"their graph of {taken / 2**30:.2g} GiB does not fit the memory of "
+                        f"{here.memory / 2**30:.2g} GiB: give `memory`, or fewer examples"
+                    )
             if number < fitting:
                 self._kept.append(graph)
         # where none is kept, one is there at a time nevertheless
@@ -73,20 +83,15 @@ def vectors_beside(here: LocalLoss, size: int, held: int) -> int:
 def graph_bytes(outputs: list[torch.Tensor | None]) -> int:
     """Bytes of the distinct tensors that the graph behind `outputs` keeps alive."""
     storages: dict[int, int] = {}
-    waiting: list[Any] = [t.grad_fn for t in outputs if t is not None and t.grad_fn is not None]
-    seen = set(waiting)
-    while waiting:
-        node = waiting.pop()
+    for node in graph_nodes(outputs):
         kind: type = type(node)
         for name in _saved(kind):
-            saved = getattr(node, name, None)
+            # what comes back through a hook is computed anew, or fetched, whenever it is asked for: it is not held
+            saved = None if hooked(node, name) else getattr(node, name, None)
             for tensor in saved if isinstance(saved, list | tuple) else [saved]:
                 if isinstance(tensor, torch.Tensor):
                     storage = tensor.untyped_storage()
                     storages[storage.data_ptr()] = storage.nbytes()
-        following = {parent for parent, _ in node.next_functions if parent is not None} - seen
-        seen |= following
-        waiting += following
     return sum(storages.values())
 
 

@@ -14,6 +14,7 @@ import torch
 from lossgeo.curvature.graphs import Graphs
 from lossgeo.curvature.local_loss import LocalLoss, Pieces
 from lossgeo.curvature.spectral.linear_operator import Contributions, LinearOperator, Sampling
+from lossgeo.curvature.trust import require_adjoint
 from lossgeo.landscapes.landscape import total
 from lossgeo.landscapes.task import Examples
 
@@ -42,8 +43,9 @@ class Jacobian:
         if not pairs:
             return torch.zeros_like(self._dummy, requires_grad=False)
         # retained, since `pull` needs the part of the graph that the two share
-        (tangents,) = torch.autograd.grad([g for g, _ in pairs], self._dummy, [v for _, v in pairs], retain_graph=True)
-        return tangents
+        pulled, along = [g for g, _ in pairs], [v for _, v in pairs]
+        (tangents,) = self.here.derivatives(pulled, along, keep=True, by=(self._dummy,))
+        return torch.zeros_like(self._dummy, requires_grad=False) if tangents is None else tangents
 
     def pull(self, cotangents: torch.Tensor, keep: bool) -> torch.Tensor:
         """J' u, (P,), for u like the outputs; `keep` the graph for another product."""
@@ -54,7 +56,12 @@ class Jacobian:
 
 
 def jacobians(here: LocalLoss) -> Graphs[Jacobian]:
-    """J chunk by chunk, kept where memory allows it."""
+    """J chunk by chunk, kept where memory allows it.
+
+    Raises:
+        ValueError: autograd's J is not the transpose of its J'; names the layer.
+    """
+    require_adjoint(here)
     return Graphs(here, lambda piece, share: Jacobian.over(here, piece, share), Jacobian.roots)
 
 
@@ -97,12 +104,13 @@ class Sandwich:
         semidefinite: bool = True,
     ) -> LinearOperator:
         """It as an operator; what is given takes the place of its own. It is semidefinite where B is."""
+        independent = self.here.independent
         return LinearOperator(
             self.here.size,
             matvec or self.matvec,
             self.here.dtype,
             self.here.device,
-            contributions or self.contributions,
+            (contributions or self.contributions) if independent else None,
             sampling,
             self.chunks.room,
             self.chunks.note,

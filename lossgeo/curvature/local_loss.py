@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import copy
-from fnmatch import fnmatchcase
 
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from lossgeo.curvature.kernels import differentiable_kernels
 from lossgeo.curvature.memory import memory_budget
 from lossgeo.curvature.spectral.linear_operator import Contributions, LinearOperator
-from lossgeo.errors import UsageError
 from lossgeo.landscapes.flat_module import BatchNormMode, flattened
 from lossgeo.landscapes.landscape import Landscape, total
 from lossgeo.landscapes.point import Point
@@ -30,9 +29,9 @@ class LocalLoss:
     """L around theta, over N examples, as a function of a block of the parameters.
 
     `size` is the number of parameters P in the block, frozen ones included: these have zero derivatives. `names` are
-    the block's parameters (default: all), vectors (P,) follow their order. `dtype` is at least float32, since second
-    derivatives in bfloat16 have no correct digit; theta in bfloat16 is exact in it. `memory` is what graphs and vectors
-    may take, in bytes (default: half of what is free).
+    the block's parameters (default: all), vectors (P,) follow their order; `learning` are those not frozen. `dtype` is
+    at least float32, since second derivatives in bfloat16 have no correct digit; theta in bfloat16 is exact in it.
+    `memory` is what graphs and vectors may take, in bytes (default: half of what is free).
 
     With `masks`, a seed, it is the loss as training sees it: layers draw from that seed, batch norms that train use the
     examples' own statistics, and weight decay, which an optimizer adds itself, is no part of it.
@@ -41,8 +40,12 @@ class LocalLoss:
 
     Cost: two gradients, once for a landscape, a number of examples and a mode of batch norm.
 
+    Where an example's loss depends on the others (`independent` is false), it is that of all the examples together, and
+    of the training examples no part stands for all.
+
     Raises:
-        ValueError: the model does not give the same loss and gradient twice.
+        ValueError: the model does not give the same loss and gradient twice, or the examples are a part of those of
+            which no part stands for all.
     """
 
     def __init__(
@@ -67,28 +70,59 @@ class LocalLoss:
         self.theta = point.theta.to(self.dtype)
         self.memory = memory_budget(self.device) if memory is None else memory
         self._version = point.theta._version
-        named = dict(landscape.module.named_parameters())
+        self._of_block(names)
+        self.total = self.loss.weight(examples.targets)
+        self.independent = not any(landscape.together)
+        self._require_all()
+        self.gradient_seconds = self._repeatable()
+
+    def _of_block(self, names: Sequence[str] | None) -> None:
+        named = dict(self.landscape.module.named_parameters())
         self.names = tuple(named) if names is None else tuple(names)
         self._block = [named[name] for name in self.names]
-        self._learning = tuple(p for p in self._block if p.requires_grad)
+        self.learning = tuple(p for p in self._block if p.requires_grad)
         self._sizes = [p.numel() for p in self._block]
         self.size = sum(self._sizes)
         ends = dict(zip(named, itertools.accumulate(p.numel() for p in named.values()), strict=True))
         self._where = [slice(ends[name] - named[name].numel(), ends[name]) for name in self.names]
-        self.total = self.loss.weight(examples.targets)
-        decay = landscape.decay if masks is None else None
+        decay = self.landscape.decay if self.masks is None else None
         self._decay = None if decay is None else self.block(decay).to(self.dtype)  # (P,) of the block
-        self.gradient_seconds = self._repeatable()
 
     def _repeatable(self) -> float:
         """Whether the model gives the same twice is asked once; the answer is the price of a gradient."""
-        mode = self.batch_norm if self.masks is None else "training"
 
         def measured() -> float:
             first, _ = next(self.pieces())
             return require_repeatable(self.landscape, self.gradient, lambda: self.outputs(first.inputs))
 
-        return self.landscape.gradient_price((self.examples.size, mode, self.dtype, self.names), measured)
+        return self.landscape.once(("repeatable", self.examples.size, self.mode, self.dtype, self.names), measured)
+
+    @property
+    def mode(self) -> str:
+        """In which mode the model is: with running statistics, with the examples' own, or as in training."""
+        return self.batch_norm if self.masks is None else "training"
+
+    def _require_all(self) -> None:
+        # a batch as a step sees it is all that its loss is of
+        if not self.independent and self.masks is None and self.examples.size < self.landscape.train.size:
+            what = "an output of the model" if self.landscape.together.outputs else "the loss of an example"
+            raise ValueError(
+                f"{what} depends on the other examples, so that {self.examples.size} of {self.landscape.train.size} "
+                "have another loss than all: use `samples: all`"
+            )
+
+    def require_independent(self, what: str) -> None:
+        """Refuse what is made of single examples where these depend on each other.
+
+        Raises:
+            ValueError: with the way out.
+        """
+        if not self.independent:
+            mixing = "an output of the model" if self.landscape.together.outputs else "the loss of an example"
+            raise ValueError(
+                f"{what} is made of single examples, and {mixing} depends on the others here: use `operator: hessian` "
+                "or gauss_newton, which are of all together"
+            )
 
     def require_current(self) -> None:
         """Go back to the point, or refuse where it has moved.
@@ -109,6 +143,16 @@ class LocalLoss:
         fewer.examples = self.examples.rows(slice(0, examples))
         fewer.total = self.loss.weight(fewer.examples.targets)
         return fewer
+
+    def at_few(self, examples: Examples, theta: torch.Tensor) -> LocalLoss:
+        """The same over a few other examples, all parameters, at a theta and in its precision."""
+        there = self.elsewhere(theta)
+        there.examples = examples
+        there.total = self.loss.weight(examples.targets)
+        there.dtype = theta.dtype
+        there.theta = theta
+        there._of_block(None)
+        return there
 
     def elsewhere(self, theta: torch.Tensor) -> LocalLoss:
         """The same at another theta, over all parameters."""
@@ -132,12 +176,20 @@ class LocalLoss:
 
     def outputs(self, inputs: torch.Tensor, theta: torch.Tensor | None = None) -> torch.Tensor:
         """The model's outputs (B, ..., C) with their graph, in measuring mode, here or at another theta."""
-        here = self._at(theta)
-        # torch's fused attention kernels have no second derivative; the same formula in plain operations has
-        lent = self.landscape.flat.measuring(here, self.batch_norm, self.masks)
-        with lent, sdpa_kernel(SDPBackend.MATH), torch.enable_grad():
+        with self.measuring(self._at(theta)), torch.enable_grad():
             outputs: torch.Tensor = self.landscape.module(inputs)
         return outputs
+
+    @contextmanager
+    def measuring(self, theta: torch.Tensor, seeding: bool = True) -> Iterator[None]:
+        """The model at theta in the mode of this loss, its layers in operations that have second derivatives."""
+        lent = self.landscape.flat.measuring(theta, self.batch_norm, self.masks, seeding)
+        with lent, differentiable_kernels(self.landscape.backward.weight_norm):
+            yield
+
+    def _backward(self, theta: torch.Tensor) -> AbstractContextManager[None]:
+        """Around backward passes: what is computed anew in one has to be what it was in the forward pass."""
+        return self.measuring(theta, seeding=False) if self.landscape.backward.recomputes else nullcontext()
 
     def _at(self, theta: torch.Tensor | None) -> torch.Tensor:
         return self.theta if theta is None else theta
@@ -147,7 +199,7 @@ class LocalLoss:
 
         def part(piece: Examples, share: float) -> torch.Tensor:
             loss = share * self.loss.mean(self.outputs(piece.inputs, theta), piece.targets)
-            return self.flat(self.derivatives((loss,)))
+            return self.flat(self.derivatives((loss,), theta=theta))
 
         gradient = total(part(*chunk) for chunk in self.pieces())
         return gradient if self._decay is None else gradient + self._decay * self.block(self._at(theta))
@@ -193,23 +245,27 @@ class LocalLoss:
         cotangents: Sequence[torch.Tensor | None] | None = None,
         keep: bool = False,
         graph: bool = False,
+        by: Sequence[torch.Tensor] | None = None,
+        theta: torch.Tensor | None = None,
     ) -> Pieces:
         """Derivatives of sum(outputs . cotangents); `keep` the graph of the outputs, make a `graph` of the result.
 
-        Outputs that do not depend on the block contribute nothing.
+        Outputs that do not depend on the block contribute nothing. They are derivatives `by` the block or by other
+        tensors; the outputs were computed here or at another `theta`.
         """
-        weights = cotangents or [None] * len(outputs)
+        weights, inputs = cotangents or [None] * len(outputs), self.learning if by is None else by
         pairs = [(o, c) for o, c in zip(outputs, weights, strict=True) if o is not None and o.requires_grad]
-        if not pairs or not self._learning:
-            return (None,) * len(self._learning)
-        return torch.autograd.grad(
-            [o for o, _ in pairs],
-            self._learning,
-            [c for _, c in pairs],
-            retain_graph=keep or graph,
-            create_graph=graph,
-            allow_unused=True,
-        )
+        if not pairs or not inputs:
+            return (None,) * len(inputs)
+        with self._backward(self._at(theta)):
+            return torch.autograd.grad(
+                [o for o, _ in pairs],
+                inputs,
+                [c for _, c in pairs],
+                retain_graph=keep or graph,
+                create_graph=graph,
+                allow_unused=True,
+            )
 
     def flat(self, pieces: Pieces) -> torch.Tensor:
         """Derivatives as one vector (P,); zero where there is no dependence."""
@@ -242,30 +298,3 @@ class LocalLoss:
             if parameter.requires_grad:
                 theta[where] += piece
         return theta
-
-
-def matching(landscape: Landscape, pattern: str) -> tuple[str, ...]:
-    """The names of the parameters that a glob matches, as in `layers.0.*`, or one of several with commas between.
-
-    Raises:
-        UsageError: none does.
-    """
-    names = [name for name, _ in landscape.module.named_parameters()]
-    found = tuple(name for name in names if any(fnmatchcase(name, glob) for glob in pattern.split(",")))
-    if not found:
-        shown = ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
-        raise UsageError(f"parameters: {pattern!r} matches none of the model's parameters; it has {shown}")
-    return found
-
-
-def layers(landscape: Landscape, pattern: str) -> dict[str, tuple[str, ...]]:
-    """The parameters that a glob matches, by layer: those that one module owns. Keys are globs themselves."""
-    groups: dict[str, list[str]] = {}
-    for name in matching(landscape, pattern):
-        owner, _, _ = name.rpartition(".")
-        groups.setdefault(f"{owner}.*" if owner else name, []).append(name)
-    # where a module's children have parameters too, the glob would take them in
-    labels = {
-        glob: glob if matching(landscape, glob) == tuple(mine) else ",".join(mine) for glob, mine in groups.items()
-    }
-    return {labels[glob]: tuple(mine) for glob, mine in groups.items()}

@@ -15,6 +15,9 @@ import torch
 from torch import nn
 
 from lossgeo.errors import UsageError
+from lossgeo.landscapes.parameters import cast, floating_buffers
+
+CLOSE = 0.01  # how far `near` goes, relative to the size of each parameter
 
 BatchNormMode = Literal["eval", "batch"]
 Buffers = dict[str, torch.Tensor]
@@ -39,7 +42,7 @@ class FlatModule:
         self.device = device
         self.parameters = list(module.parameters())
         self.learning = tuple(p for p in self.parameters if p.requires_grad)
-        if not self.learning:
+        if not any(p.numel() for p in self.learning):
             raise UsageError("the model has no parameters to train")
         self.shapes = [p.shape for p in self.parameters]
         self.sizes = [p.numel() for p in self.parameters]
@@ -54,6 +57,10 @@ class FlatModule:
         for parameter, piece in zip(self.parameters, torch.split(theta, self.sizes), strict=True):
             parameter.data = piece.view(parameter.shape)
         self._theta = theta
+
+    def theta(self) -> torch.Tensor:
+        """The parameters as they are now, as a new vector (P,)."""
+        return torch.cat([p.detach().reshape(-1) for p in self.parameters])
 
     def buffers(self) -> Buffers:
         """The buffers as they are now, copied."""
@@ -73,32 +80,27 @@ class FlatModule:
         finally:
             self.restore(before)
 
-    def mixes(self, batch_norm: BatchNormMode) -> bool:
-        """Whether an output depends on the other examples: some batch norms keep no running statistics."""
-        return any(batch_norm == "batch" or norm.running_mean is None for norm in self.norms)
-
     # --- lending -----------------------------------------------------------------------------------------------------
 
     @contextmanager
     def measuring(
-        self, theta: torch.Tensor, batch_norm: BatchNormMode = "eval", masks: int | None = None
+        self, theta: torch.Tensor, batch_norm: BatchNormMode = "eval", masks: int | None = None, seeding: bool = True
     ) -> Iterator[None]:
         """The module at theta with dropout off; everything but the last theta asked for is as it was afterwards.
 
         `batch_norm`: "eval" normalizes with the running statistics, "batch" with those of the examples at hand, which
         does not move the running ones. With `masks`, a seed, the module is in the mode in which it trains: layers draw
-        from that seed, and batch norms that train use the batch's statistics. A theta of another precision takes the
-        buffers with it.
+        from that seed, and batch norms that train use the batch's statistics; without `seeding` whoever draws sets the
+        generator, as a recomputed forward pass does. A theta of another precision takes the buffers with it.
         """
         # other tensors in their places: a graph built now goes on referring to these
         others = [
-            (m._buffers, name, b)
-            for m in self.module.modules()
-            for name, b in m._buffers.items()
-            if b is not None and b.is_floating_point() and b.dtype != theta.dtype
+            (place, name, b, other)
+            for place, name, b in floating_buffers(self.module)
+            if (other := cast(b, theta.dtype)) is not b
         ]
-        for place, name, buffer in others:
-            place[name] = buffer.to(theta.dtype)
+        for place, name, _, other in others:
+            place[name] = other
         flags = [(m, m.training) for m in self.module.modules()]
         tracking = [(norm, norm.track_running_stats) for norm in self.norms]
         state = torch.default_generator.get_state()
@@ -110,7 +112,7 @@ class FlatModule:
             norm.track_running_stats = False  # torch then uses the batch's statistics and leaves the buffers alone
         self.go_to(theta)
         try:
-            with nullcontext() if masks is None else self.seeded(masks):
+            with nullcontext() if masks is None or not seeding else self.seeded(masks):
                 yield
         finally:
             for module, training in flags:
@@ -118,7 +120,7 @@ class FlatModule:
             if by_batch:
                 for norm, tracks in tracking:
                     norm.track_running_stats = tracks
-            for place, name, buffer in others:
+            for place, name, buffer, _ in others:
                 place[name] = buffer
             torch.default_generator.set_state(state)
 
@@ -159,6 +161,23 @@ class FlatModule:
             self.restore(buffers)
             generator.set_state(before)
         return SideEffects(draws, moves)
+
+
+def near(theta: torch.Tensor, sizes: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+    """A point close to theta (P,), the same at every call, where nothing is exactly zero or at a kink by construction.
+
+    Every parameter is moved by a hundredth of its own size, and by 0.01 where it is zero.
+    """
+    stream = torch.Generator().manual_seed(0)
+    pieces = torch.split(theta.detach().to(dtype), list(sizes))
+    return torch.cat([piece + CLOSE * relative(piece, stream) for piece in pieces])
+
+
+def relative(tensor: torch.Tensor, stream: torch.Generator) -> torch.Tensor:
+    """A random displacement of the size of a tensor, and of size 1 where that is zero."""
+    drawn = torch.randn(tensor.shape, generator=stream, dtype=torch.float64).to(tensor)
+    size = tensor.detach().square().mean().sqrt() if tensor.numel() else tensor.new_zeros(())
+    return drawn * torch.where(size > 0, size, torch.ones_like(size))
 
 
 def flattened(

@@ -5,6 +5,7 @@ Behind a few methods this hides flattening, chunking, weighting, the modes of la
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from typing import NamedTuple, TypeVar
@@ -18,6 +19,8 @@ from lossgeo.landscapes.backprop import Chain
 from lossgeo.landscapes.critical_point import Knowledge
 from lossgeo.landscapes.flat_module import BatchNormMode, FlatModule, flattened
 from lossgeo.landscapes.losses import Loss
+from lossgeo.landscapes.parameters import converted
+from lossgeo.landscapes.rehearsal import Together, handful, rehearsed, together
 from lossgeo.landscapes.task import Examples, Task
 from lossgeo.landscapes.vectorized import Formula, Vectorized
 
@@ -74,7 +77,7 @@ class Landscape:
         known: Knowledge | None = None,
         decay: float = 0.0,
     ) -> None:
-        self.module = module.to(device=device, dtype=dtype)
+        self.module = converted(module, dtype, device)
         self.task = task
         self.dtype = dtype
         self.device = torch.device(device)
@@ -93,20 +96,24 @@ class Landscape:
         if decay:
             self.decay = decay * torch.cat(learns).to(device, torch.float64)
         self.chunk = chunk or (CHUNK_CONVOLUTION if self.flat.convolves else CHUNK)
-        self._start = torch.cat([p.detach().reshape(-1) for p in self.flat.parameters])
+        self._start = self.flat.theta()
         self._gradient = torch.zeros_like(self._start)
         self._chain = Chain.of(module, loss, self._gradient)
         self._one = (torch.ones((), dtype=dtype, device=device),)
         self._check()
-        self.side_effects = self.flat.rehearse(self.train.inputs[:2])
-        self._prices: dict[tuple[object, ...], float] = {}
+        self.side_effects = self.flat.rehearse(self.train.inputs[:2].clone())
+        self.flat.go_to(self.start())
+        self.backward = rehearsed(self.flat, loss, handful(self.train))
+        self.together = Together(False, False) if formula else together(self.flat, loss, handful(self.train), dtype)
+        self._answers: dict[tuple[object, ...], float | ValueError] = {}
 
     @cached_property
     def vectorized(self) -> Vectorized:
         """The gradient at many points at once.
 
         Raises:
-            UsageError: a layer draws random numbers or keeps statistics while it trains, so that trials would mix.
+            UsageError: a layer draws random numbers or keeps statistics while it trains, so that trials would mix; or
+                the gradient of many trials at once is not that of each.
         """
         instead = "sweep over `seed` in place of `replicas`"
         if self.side_effects.rng:
@@ -114,7 +121,22 @@ class Landscape:
         if self.side_effects.buffers:
             buffer = self.side_effects.buffers[0]
             raise UsageError(f"the model changes buffer {buffer!r} while it trains, as a batch norm does; {instead}")
-        return Vectorized.of(self.module, self.loss, self.formula, self.train.size)
+        made = Vectorized.of(self.module, self.loss, self.formula, self.train.size, self.together.losses)
+        if self.formula is None:
+            self._require_vectorizes(made, instead)
+        return made
+
+    def _require_vectorizes(self, made: Vectorized, instead: str) -> None:
+        batch, theta = handful(self.train), self._start.clone()
+        try:
+            _, found = made.gradient(theta.expand(2, -1), Examples(*(t.expand(2, *t.shape) for t in batch)))
+        except RuntimeError as error:
+            reason = str(error).strip().partition(". ")[0].partition("\n")[0]
+            raise UsageError(f"the model's gradient cannot be vectorized over trials ({reason}); {instead}") from error
+        wanted = self.gradient(theta, batch)[1]
+        apart = float(torch.linalg.vector_norm(found[1] - wanted))
+        if apart > torch.finfo(self.dtype).eps ** 0.5 * float(torch.linalg.vector_norm(wanted)):
+            raise UsageError(f"vectorized over trials the model has another gradient than by itself; {instead}")
 
     @property
     def has_outputs(self) -> bool:
@@ -166,12 +188,12 @@ class Landscape:
     ) -> Iterator[tuple[Examples, float]]:
         """The examples in pieces, each with its share of the mean; the shares add up to 1.
 
-        With batch statistics every output depends on every example, so there is one piece; with `whole` too.
+        Where an output or the loss of an example depends on the others there is one piece; with `whole` too.
         """
         if whole:
             yield examples, 1.0  # also of a batch in which no target counts, whose weight is 0
             return
-        step = examples.size if self.flat.mixes(batch_norm) else self.chunk
+        step = examples.size if self.mixes(batch_norm) else self.chunk
         weight = self.loss.weight(examples.targets)
         for begin in range(0, examples.size, step):
             piece = examples.rows(slice(begin, begin + step))
@@ -179,7 +201,7 @@ class Landscape:
 
     def outputs(self, theta: torch.Tensor, inputs: torch.Tensor, batch_norm: BatchNormMode = "eval") -> torch.Tensor:
         """Outputs (N, C) for inputs (N, ...), without a graph."""
-        step = inputs.shape[0] if self.flat.mixes(batch_norm) else self.chunk
+        step = inputs.shape[0] if self.mixes(batch_norm) else self.chunk
         with self.flat.measuring(theta, batch_norm), torch.no_grad():
             return torch.cat([self.module(piece) for piece in torch.split(inputs, step)])
 
@@ -217,11 +239,29 @@ class Landscape:
             gradient = total(part(*chunk) for chunk in self.chunks(examples, batch_norm))
         return gradient if self.decay is None else gradient + self.decay.to(gradient) * theta
 
-    def gradient_price(self, what: tuple[object, ...], measure: Callable[[], float]) -> float:
-        """Seconds of one gradient of a kind (how many examples, mode, precision, parameters), measured once."""
-        if what not in self._prices:
-            self._prices[what] = measure()
-        return self._prices[what]
+    def once(self, question: tuple[object, ...], ask: Callable[[], float]) -> float:
+        """The answer to a question about the model that does not depend on the point: asked once, a refusal too.
+
+        NaN is no answer, and the next one asks again.
+
+        Raises:
+            ValueError: what `ask` raised, the first time.
+        """
+        if question not in self._answers:
+            try:
+                self._answers[question] = ask()
+            except ValueError as refusal:
+                self._answers[question] = refusal
+        answer = self._answers[question]
+        if isinstance(answer, ValueError):
+            raise ValueError(str(answer))
+        if math.isnan(answer):
+            del self._answers[question]
+        return answer
+
+    def mixes(self, batch_norm: BatchNormMode = "eval") -> bool:
+        """Whether the loss is no mean over examples that are evaluated each by itself."""
+        return any(self.together) or (batch_norm == "batch" and bool(self.flat.norms))
 
     # --- checks at construction --------------------------------------------------------------------------------------
 
@@ -231,7 +271,8 @@ class Landscape:
 
     def _check(self) -> None:
         """Refuse early: a model that does not fit its task."""
-        outputs = self.outputs(self._start, self.train.inputs[:2])
+        with self.flat.measuring(self._start.clone()), torch.no_grad():
+            outputs = self.module(self.train.inputs[:2].clone())
         wanted = (min(2, self.train.size), *self.task.output_shape)
         if tuple(outputs.shape) != wanted:
             raise UsageError(f"the model returns {tuple(outputs.shape)} for two examples where the task wants {wanted}")

@@ -27,11 +27,14 @@ class Vectorized(ABC):
     """One landscape seen from R points theta (R, P), each with a batch of its own: inputs and targets (R, B, ...)."""
 
     @staticmethod
-    def of(module: nn.Module, loss: Loss, formula: Formula | None, examples: int) -> Vectorized:
-        """The fastest one for a module, or for a formula of theta; `examples`: how many there are in all."""
+    def of(module: nn.Module, loss: Loss, formula: Formula | None, examples: int, mixing: bool) -> Vectorized:
+        """The fastest one for a module, or for a formula of theta; `examples`: how many there are in all.
+
+        `mixing`: the loss is no mean over examples, so that nothing is taken from them one by one.
+        """
         if formula is not None:
             return VectorizedFormula(formula, examples)
-        layers = chain_layers(module)
+        layers = None if mixing else chain_layers(module)
         return VectorizedModule(module, loss) if layers is None else VectorizedChain(layers, loss)
 
     @abstractmethod

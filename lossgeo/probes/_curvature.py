@@ -13,7 +13,7 @@ import torch
 from pydantic import Field, model_validator
 
 from lossgeo.components.component import components, identity
-from lossgeo.curvature.local_loss import layers, matching
+from lossgeo.curvature.blocks import layers, matching
 from lossgeo.curvature.operators import Operator
 from lossgeo.curvature.operators.hessian import Hessian
 from lossgeo.curvature.sample import Sample, Settings

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from lossgeo.components.finding import find, names
-from lossgeo.curvature.local_loss import LocalLoss, layers, matching
+from lossgeo.curvature.blocks import layers, matching
+from lossgeo.curvature.local_loss import LocalLoss
 from lossgeo.curvature.operators import Operator
 from lossgeo.curvature.operators.fisher import Fisher
 from lossgeo.errors import UsageError

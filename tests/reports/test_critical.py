@@ -139,6 +139,12 @@ def test_a_point_counts_once_however_often_it_is_found(tmp_path: Path) -> None:
     assert (row["found"], row["points"]) == (14, 4)
 
 
+def test_points_far_from_zero_are_told_apart_as_well(tmp_path: Path) -> None:
+    """A surface's numbers are as large as theta is."""
+    (row,) = rendered(tmp_path, [[point(0.0, 2, function=[8e5 + 0.1 * n, 1.0]) for n in range(40)]]).rows
+    assert row["points"] == 40
+
+
 def test_points_of_two_landscapes_are_two(tmp_path: Path) -> None:
     keys: list[dict[str, Any]] = [{"dataset": {"seed": n // 2}, "seed": n} for n in range(4)]
     summary = rendered(tmp_path, [[one(1.0)]] * 4, keys)

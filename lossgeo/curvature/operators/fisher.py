@@ -12,6 +12,7 @@ from lossgeo.curvature.local_loss import LocalLoss
 from lossgeo.curvature.operators import Operator
 from lossgeo.curvature.operators.gauss_newton import around_outputs
 from lossgeo.curvature.spectral.linear_operator import LinearOperator
+from lossgeo.curvature.trust import require_jacobian
 from lossgeo.randomness import generator
 
 
@@ -40,10 +41,13 @@ class Fisher(Operator):
     )
 
     def at(self, here: LocalLoss) -> LinearOperator:
+        if here.landscape.together.losses:
+            here.require_independent("fisher")
         return around_outputs(here) if self.draws == "exact" else _sampled(here, self.draws, self.seed)
 
 
 def _sampled(here: LocalLoss, draws: int, seed: int) -> LinearOperator:
+    require_jacobian(here)
     # a stream for every draw, so that an example's do not depend on how the examples are chunked
     streams = [generator(seed, "fisher", number) for number in range(draws)]
     slopes: list[torch.Tensor] = []  # for each chunk (M, B, ..., C), such that their outer products average to B

@@ -10,6 +10,7 @@ from lossgeo.curvature.jacobian import Jacobian, Sandwich
 from lossgeo.curvature.local_loss import LocalLoss
 from lossgeo.curvature.operators import Operator
 from lossgeo.curvature.spectral.linear_operator import LinearOperator
+from lossgeo.curvature.trust import require_curved_loss, require_jacobian
 
 
 @final
@@ -31,7 +32,13 @@ class GaussNewton(Operator):
 
 
 def around_outputs(here: LocalLoss) -> LinearOperator:
-    """J' B J alone, without weight decay, which is in no output."""
+    """J' B J alone, without weight decay, which is in no output.
+
+    Raises:
+        ValueError: autograd's J is not the derivative of the outputs, or B not that of the loss's slope.
+    """
+    require_jacobian(here)
+    require_curved_loss(here)
 
     def bend(jacobian: Jacobian, _: int, tangents: torch.Tensor) -> torch.Tensor:
         bent: torch.Tensor = here.loss.hvp(jacobian.outputs.detach(), jacobian.piece.targets, tangents)

@@ -31,6 +31,8 @@ class GradientCovariance(Operator):
         return "(loss / parameter)^2"
 
     def at(self, here: LocalLoss) -> LinearOperator:
+        here.require_independent("gradient_covariance")
+
         def along(jacobian: Jacobian, tangents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             """The slope (B, ..., C) of every example's summed cost, and g_i . v (B,) for tangents J v."""
             targets = jacobian.piece.targets

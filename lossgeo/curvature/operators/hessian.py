@@ -10,9 +10,11 @@ from lossgeo.curvature.graphs import Graphs
 from lossgeo.curvature.local_loss import LocalLoss, Pieces
 from lossgeo.curvature.operators import Operator
 from lossgeo.curvature.spectral.linear_operator import Contributions, LinearOperator
+from lossgeo.curvature.trust import require_hessian
 from lossgeo.landscapes.landscape import total
 from lossgeo.landscapes.task import Examples
 
+THIRD = 1e-3  # of the sum of sizes: rounding, in float32 too, is far below
 ENOUGH = 256  # examples whose contributions are taken; their spread is then known to 5% or so, if it is normal
 
 
@@ -31,6 +33,7 @@ class Hessian(Operator):
             loss = share * here.loss.mean(here.outputs(piece.inputs), piece.targets)
             return here.derivatives((loss,), graph=True)
 
+        require_hessian(here)
         graphs = Graphs(here, gradient, list)
 
         def matvec(vector: torch.Tensor) -> torch.Tensor:
@@ -40,10 +43,9 @@ class Hessian(Operator):
         def contributions(vectors: torch.Tensor) -> Contributions:
             return _contributions(here.first(ENOUGH), vectors, here.examples.size)
 
+        known = contributions if here.independent else None
         return here.penalized(
-            LinearOperator(
-                here.size, matvec, here.dtype, here.device, contributions, room=graphs.room, note=graphs.note
-            )
+            LinearOperator(here.size, matvec, here.dtype, here.device, known, room=graphs.room, note=graphs.note)
         )
 
 
@@ -65,8 +67,15 @@ def _contributions(here: LocalLoss, vectors: torch.Tensor, examples: int) -> Con
             product = here.derivatives(gradient, v, keep=True, graph=True)
             form = sum(((p * u).sum() for p, u in zip(product, v, strict=True) if p is not None), w.new_zeros(()))
             if form.requires_grad:
-                (row,) = torch.autograd.grad(form, w, retain_graph=True, allow_unused=True)
+                (row,) = here.derivatives((form,), keep=True, by=(w,))
                 rows.append(w.new_zeros(len(w)) if row is None else row)
+                # the form is linear in w, so that its derivatives by w at 1 add up to it
+                rest = abs(float(rows[-1].sum() - form.detach()))
+                if rest > THIRD * float(rows[-1].abs().sum() + form.detach().abs()):
+                    raise ArithmeticError(
+                        "what the examples add to the Hessian does not add up to it: a layer's third derivative is "
+                        "wrong; measure on all examples, or set data_error: false"
+                    )
             else:
                 rows.append(w.new_zeros(len(w)))
         forms.append(torch.stack(rows).double())

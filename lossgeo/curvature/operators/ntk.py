@@ -11,6 +11,7 @@ from lossgeo.curvature.jacobian import jacobians
 from lossgeo.curvature.local_loss import LocalLoss
 from lossgeo.curvature.operators import Operator
 from lossgeo.curvature.spectral.linear_operator import LinearOperator
+from lossgeo.curvature.trust import require_jacobian
 from lossgeo.landscapes.landscape import total
 
 
@@ -32,6 +33,7 @@ class NTK(Operator):
         return "(output / parameter)^2"
 
     def at(self, here: LocalLoss) -> LinearOperator:
+        require_jacobian(here)
         chunks = jacobians(here)
         shapes = [outputs.shape for outputs in (here.outputs(piece.inputs).detach() for piece, _ in here.pieces())]
         sizes = [shape.numel() for shape in shapes]

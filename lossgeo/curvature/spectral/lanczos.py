@@ -105,15 +105,21 @@ def lanczos(
         if space.rows < max(top, bottom):
             continue
         ritz = space.ritz()
-        ends = rule.ends(ritz)
-        if not rule.ready(ritz, ends, complete):
+        if not rule.ready(ritz, complete):
             continue
-        if all(end.complete for end in ends) or not (complete or space.part or space.coupling == 0.0):
+        if not (complete or space.part or space.coupling == 0.0):
             break
-        if space.coupling > 0.0 and (space.part == 0 or any(end.more for end in ends)):
-            space.lock(ritz, np.unique(np.concatenate([end.where[end.settled] for end in ends])))
+        ends = [(rule.judged(ritz, sign), sign) for sign in (1, -1)]
+        beyond = [rule.beyond(ritz, *end) for end in ends]
+        if all(end.complete for end in beyond):
+            break
+        if space.coupling > 0.0 and (space.part == 0 or any(end.more for end in beyond)):
+            space.lock(ritz, np.unique(np.concatenate([end.where[end.settled] for end, _ in ends])))
     ritz = space.ritz()
-    pairs = [_pairs(ritz, space.basis, end) for end in rule.ends(ritz)]
+    pairs = []
+    for sign in (1, -1):
+        end = rule.judged(ritz, sign)
+        pairs.append(_pairs(ritz, space.basis, end, rule.beyond(ritz, end, sign).complete))
     return Ends(pairs[0], pairs[1], operator.products - before)
 
 
@@ -127,7 +133,7 @@ def warm_start(vectors: torch.Tensor, operator: LinearOperator, generator: torch
     return outside(start, start.new_empty(0, operator.size))
 
 
-def _pairs(ritz: Ritz, basis: torch.Tensor, end: Judged) -> Eigenpairs:
+def _pairs(ritz: Ritz, basis: torch.Tensor, end: Judged, complete: bool) -> Eigenpairs:
     return Eigenpairs(
         values=ritz.values[end.where],
         residuals=ritz.residuals[end.where] + ritz.rounding,
@@ -135,5 +141,5 @@ def _pairs(ritz: Ritz, basis: torch.Tensor, end: Judged) -> Eigenpairs:
         converged=end.converged,
         scales=end.scales,
         vectors=combine(ritz.weights[:, end.where], basis),
-        complete=end.complete,
+        complete=complete,
     )

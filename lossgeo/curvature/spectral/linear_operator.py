@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 import torch
 from scipy.special import ndtr, stdtrit
 
-GRAIN = 16.0  # eps in the rounding of a product, at the least
+GRAIN = 32.0  # eps in the rounding of a product, at the least
 
 
 class Contributions(NamedTuple):

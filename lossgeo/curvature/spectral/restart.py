@@ -77,8 +77,7 @@ class Space:
         self._arm = np.zeros(0)  # couplings of the rows to the next one
         self._start = np.ones(1)  # coordinates of the present part's start vector
         self._left = np.zeros(0)  # residuals of the finished parts' rows
-        self._asymmetry = 0.0  # of own steps
-        self._shared = 0  # steps that were the Krylov space's
+        self.asymmetry = 0.0  # the largest that a step has seen; see `Krylov`
         krylov.reserve(room if capped else 0)
 
     @property
@@ -90,18 +89,14 @@ class Space:
         """Whether the rows span everything, so that the pairs are exact."""
         return self.rows + len(self._krylov.known) == self._operator.size
 
-    @property
-    def asymmetry(self) -> float:
-        """The largest that a step has seen; see `Krylov`."""
-        return max([self._asymmetry, *self._krylov.asymmetry[: self._shared]])
-
     def grow(self, generator: torch.Generator) -> None:
         """One row more, for one product; the Krylov space's as long as that goes on."""
         if self._own is None and self.coupling > 0.0 and self.rows < self._room:
-            self.rows = self._shared = self.rows + 1
+            self.rows += 1
             if self._krylov.steps < self.rows:
                 self._krylov.extend()
             self.coupling = self._krylov.beta[self.rows - 1]
+            self.asymmetry = max(self.asymmetry, self._krylov.asymmetry[self.rows - 1])
             return
         own = self._taken_over() if self._own is None else self._own
         if self.rows == self._room:
@@ -123,7 +118,7 @@ class Space:
         taken = step(self._operator, own[: self.rows], self._krylov.known, norm, before)
         self.coupling, self._next = taken.beta, taken.following
         if before is not None:
-            self._asymmetry = max(self._asymmetry, taken.crossed(slice(self.part, None)))
+            self.asymmetry = max(self.asymmetry, taken.crossed(slice(self.part, None)))
         arm = self._arm.copy()
         arm[: self.part] = taken.couplings[: self.part].double().cpu().numpy()
         self._small = np.block([[self._small, arm[:, None]], [arm, taken.alpha]])

@@ -41,6 +41,7 @@ wrong ones come in clusters.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -62,8 +63,13 @@ class Judged:
     scales: np.ndarray  # (K,) what the tolerance is relative to
     converged: np.ndarray  # (K,) bool
     settled: np.ndarray  # (K,) bool: converged, or as near as rounding lets it come
-    complete: bool  # nothing beyond the last value is missing
-    more: bool  # the present part has an eigenvalue beyond the last one, and so may hide a copy of it
+
+
+class Beyond(NamedTuple):
+    """What is known of eigenvalues beyond the last one of an end."""
+
+    complete: bool  # that none is missing
+    more: bool  # that the present part has one, and so may hide a copy of it
 
 
 @dataclass(frozen=True)
@@ -76,11 +82,9 @@ class Rule:
     size: int
     semidefinite: bool
 
-    def ends(self, ritz: Ritz) -> tuple[Judged, Judged]:
-        """The top and the bottom."""
-        return self._judged(ritz, self.top, 1), self._judged(ritz, self.bottom, -1)
-
-    def _judged(self, ritz: Ritz, count: int, sign: int) -> Judged:
+    def judged(self, ritz: Ritz, sign: int) -> Judged:
+        """The top (sign 1) or the bottom (-1)."""
+        count = self.top if sign > 0 else self.bottom
         outside_in = slice(None, None, -sign)
         norm, rounding = float(np.abs(ritz.values).max()), ritz.rounding
         values, residuals, components = (
@@ -108,38 +112,40 @@ class Rule:
             scales=scales,
             converged=converged,
             settled=converged | (seen & (bounds <= rounding)),
-            **self._beyond(ritz, values[:count], scales, sign),
         )
 
-    def _beyond(self, ritz: Ritz, values: np.ndarray, scales: np.ndarray, sign: int) -> dict[str, bool]:
-        """Whether the present part excludes that an eigenvalue beyond the last one is missing, and whether it has one.
-
-        "Beyond" is by more than the tolerance and what rounding tells apart.
-        """
-        if ritz.full or not len(values):
-            return {"complete": True, "more": False}
-        line = values[-1] + sign * max(self.tolerance * scales[-1], 2 * ritz.rounding)
+    def beyond(self, ritz: Ritz, end: Judged, sign: int) -> Beyond:
+        """What lies beyond the last value by more than the tolerance and what rounding tells apart."""
+        if ritz.full or not len(end.where):
+            return Beyond(complete=True, more=False)
+        line = ritz.values[end.where[-1]] + sign * max(self.tolerance * end.scales[-1], 2 * ritz.rounding)
         if self.semidefinite and sign < 0 and line <= 0.0:
-            return {"complete": True, "more": False}
+            return Beyond(complete=True, more=False)
         extreme = ritz.values[ritz.present][-1 if sign > 0 else 0]
         more = bool(sign * (extreme - line) > 0.0)
+        if more or not ritz.later:
+            return Beyond(complete=False, more=more)
         dimensions = self.size - int((~ritz.present).sum())
         chance = (2 * dimensions / np.pi) ** 0.5 * ritz.unseen(line)
-        return {"complete": not more and ritz.later and chance <= MISSED, "more": more}
+        return Beyond(complete=chance <= MISSED, more=False)
 
-    def ready(self, ritz: Ritz, ends: tuple[Judged, Judged], complete: bool) -> bool:
+    def ready(self, ritz: Ritz, complete: bool) -> bool:
         """Whether the present part has given what it has to give.
 
         Where copies are looked for, a zero that a part has found at the bottom of a semidefinite operator is enough:
         further zeros are likely, and not in this part.
         """
-        top, bottom = ends
+        if self.top and not self.judged(ritz, 1).settled.all():
+            return False
+        if not self.bottom:
+            return True
+        bottom = self.judged(ritz, -1)
         found = bool(bottom.settled.all())
         if complete and self.semidefinite and not found:
             zero = self.tolerance * FLOOR * float(np.abs(ritz.values).max())
             of_part = np.flatnonzero(ritz.present[bottom.where])[:1]
             found = bool((bottom.settled[of_part] & (ritz.values[bottom.where[of_part]] <= zero)).any())
-        return found and bool(top.settled.all())
+        return found
 
 
 def _bounds(values: np.ndarray, residuals: np.ndarray, sizes: np.ndarray) -> np.ndarray:

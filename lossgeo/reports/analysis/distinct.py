@@ -20,7 +20,10 @@ from lossgeo.reports.analysis.study import Study
 LANDSCAPE = ("model", "dataset", "surface", "loss")  # keys of a recipe that make it
 SHARED = ("parameters", "samples", "batch_norm")  # columns of a measurement that make it
 EQUAL = 1e-6  # of numbers of the order 1: more than searches leave open, less than points are apart
-COARSE = 1e-3  # up to which a row's own error widens that
+COARSE = 1e-3  # up to which a row's own error widens that: with more, rows would hang together that are far apart
+SURE = 3.0  # times a row's error: a step of Newton's tells its size, and is no bound
+UNKNOWN = 1e-5  # the error of a row that has none, where there was no spectrum
+RELATIVE = 1e-9  # of large numbers
 OLDER = ["loss", "lambda_min", "lambda_max"]  # what tells points apart where rows have no `function`
 
 
@@ -61,9 +64,9 @@ def _numbers(rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     if rows["function"].notna().all():
         functions = np.array(rows["function"].tolist(), dtype=float)
         losses = rows["loss"].to_numpy(float)[:, None]
-        errors = rows["function_error"].astype(float).fillna(COARSE).to_numpy()
-        return np.hstack([losses, functions]), EQUAL + np.minimum(errors, COARSE)
-    return rows[OLDER].astype(float).fillna(0.0).to_numpy(), np.full(len(rows), EQUAL)
+        errors = rows["function_error"].astype(float).fillna(UNKNOWN).to_numpy()
+        return np.hstack([losses, functions]), EQUAL / 2 + SURE * np.minimum(errors, COARSE)
+    return rows[OLDER].astype(float).fillna(0.0).to_numpy(), np.full(len(rows), EQUAL / 2)
 
 
 def _groups(numbers: np.ndarray, errors: np.ndarray) -> Iterator[np.ndarray]:
@@ -72,7 +75,7 @@ def _groups(numbers: np.ndarray, errors: np.ndarray) -> Iterator[np.ndarray]:
     while waiting:
         rows, settled = waiting.pop()  # `settled`: along so many numbers one after the other they hang together
         column = settled
-        while column < settled + numbers.shape[1]:
+        while len(rows) > 1 and column < settled + numbers.shape[1]:
             parts = list(_runs(rows, numbers[rows, column % numbers.shape[1]], errors[rows]))
             if len(parts) > 1:
                 waiting += [(part, column + 1) for part in parts]
@@ -83,8 +86,8 @@ def _groups(numbers: np.ndarray, errors: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _runs(rows: np.ndarray, values: np.ndarray, errors: np.ndarray) -> Sequence[np.ndarray]:
-    scale = np.maximum(1.0, np.abs(values))
-    low, high = values - errors * scale / 2, values + errors * scale / 2
+    aside = errors + RELATIVE * np.abs(values)
+    low, high = values - aside, values + aside
     order = np.argsort(low, kind="stable")
     reached = np.maximum.accumulate(high[order])
     return np.split(rows[order], np.flatnonzero(low[order][1:] > reached[:-1]) + 1)

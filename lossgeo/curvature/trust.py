@@ -1,0 +1,171 @@
+"""Whether autograd's second derivatives are derivatives of its first ones: asked once for a landscape and a mode.
+
+A layer may get its gradient right and the gradient's derivative wrong, without an error: a fused kernel of torch's, a
+custom function that is differentiable once or keeps an intermediate on ctx, a value that was detached. The product with
+the Hessian is then another map, often no symmetric one. Checks, on a few of the examples, in float64:
+
+    (g(theta + h u) - g(theta - h u)) / 2h = H u      for the Hessian, u random
+    (f(theta + h u) - f(theta - h u)) / 2h = J u      for the outputs f
+    w . J u = u . J'w                                 for the Jacobian, exact but for rounding
+
+The point is taken close to theta, where no kink lies by construction, and a mismatch has to come back a second time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+
+from lossgeo.curvature.culprit import culprit
+from lossgeo.curvature.differences import ASYMMETRY, against_differences, mismatched, size
+from lossgeo.curvature.local_loss import LocalLoss
+from lossgeo.landscapes.flat_module import near, relative
+from lossgeo.landscapes.rehearsal import CANNOT, handful
+from lossgeo.landscapes.task import Examples
+
+VECTORS = 12  # that the checks hold at once
+ADJOINT = 1e-8  # of |u| |J v|: sums in another order
+
+
+def require_hessian(here: LocalLoss) -> None:
+    """Refuse products with a Hessian that is not the derivative of the gradient.
+
+    Cost: once for a landscape and a mode, three passes of 8 examples where the product agrees; 15 more before it is
+    refused, and some for each layer.
+
+    Raises:
+        ValueError: names the layer.
+    """
+    here.landscape.once(("hessian", here.mode), lambda: _held(here, _hessian_is_wrong))
+
+
+def require_adjoint(here: LocalLoss) -> None:
+    """Refuse products with the Jacobian of the outputs that do not belong to those with its transpose.
+
+    Cost: once for a landscape and a mode, a pass of 8 examples; more before it is refused, as for the Hessian.
+
+    Raises:
+        ValueError: names the layer.
+    """
+    here.landscape.once(("adjoint", here.mode), lambda: _held(here, _adjoint_is_wrong))
+
+
+def require_jacobian(here: LocalLoss) -> None:
+    """Refuse products with a Jacobian that is not the derivative of the outputs, as where a gradient is made up.
+
+    Cost: once for a landscape and a mode, three passes of 8 examples; more before it is refused.
+
+    Raises:
+        ValueError: names the layer.
+    """
+    here.landscape.once(("jacobian", here.mode), lambda: _held(here, _jacobian_is_wrong))
+
+
+def require_curved_loss(here: LocalLoss) -> None:
+    """Refuse a loss whose second derivative by the outputs is not the derivative of its first.
+
+    Cost: once for a landscape and a mode, a pass of 8 examples.
+
+    Raises:
+        ValueError: names the loss.
+    """
+    here.landscape.once(("loss", here.mode), lambda: _held(here, _loss_is_wrong))
+
+
+def _held(here: LocalLoss, is_wrong: Callable[[LocalLoss, int], bool | None]) -> float:
+    """1.0 where nothing is wrong; NaN where it cannot be told, as where the loss is not finite."""
+    theta = here.theta
+    sizes = here.landscape.flat.sizes
+    # differences hold a dozen vectors
+    affordable = VECTORS * 8 * here.theta.numel() <= here.memory
+    try:
+        for precision in (torch.float64, here.dtype) if affordable else (here.dtype,):
+            tried = here.at_few(handful(here.examples), near(theta, sizes, precision))
+            try:
+                wrong = is_wrong(tried, 0)
+            except CANNOT as error:
+                if "deriv" in str(error) or "differentia" in str(error):
+                    found = culprit(tried) or "some layer"
+                    raise ValueError(
+                        f"autograd has no second derivative of {found} ({str(error).partition(chr(10))[0][:120]}): use "
+                        "`operator: finite_difference`, or write the layer in other operations"
+                    ) from error
+                if precision == here.dtype:
+                    return math.nan  # the measurement itself will say what it is
+                continue
+            if wrong is None and not torch.equal(tried.theta, theta.to(precision)):
+                tried = here.at_few(handful(here.examples), theta.to(precision).clone())
+                wrong = is_wrong(tried, 0)
+            if wrong is None:
+                return math.nan
+            if wrong and is_wrong(tried, 1):
+                found = culprit(tried) or "no layer shows it on its own"
+                raise ValueError(
+                    f"autograd's second derivative is not that of the gradient, by differences: {found}; a custom "
+                    "function that is differentiable once, keeps an intermediate on ctx or detaches a value does this: "
+                    "write its backward in differentiable operations on ctx.saved_tensors, or use `operator: "
+                    "finite_difference`"
+                )
+            return 1.0
+    finally:
+        here.landscape.flat.go_to(theta)
+    return math.nan
+
+
+# --- the checks ------------------------------------------------------------------------------------------------------
+
+
+def _hessian_is_wrong(here: LocalLoss, seed: int) -> bool | None:
+    (piece, share), *_ = here.pieces()
+
+    def value() -> torch.Tensor:
+        return share * here.loss.mean(here.landscape.module(piece.inputs), piece.targets)
+
+    with here.measuring(here.theta), torch.enable_grad():
+        return mismatched(value, list(here.learning), seed)
+
+
+def _pushed(here: LocalLoss, stream: torch.Generator) -> tuple[Examples, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The examples, their outputs with the graph, a random vector v (P,) and J v, like the outputs."""
+    (piece, _), *_ = here.pieces()
+    outputs = here.outputs(piece.inputs)
+    dummy = torch.zeros_like(outputs, requires_grad=True)
+    pulled = here.derivatives((outputs,), (dummy,), graph=True)
+    pieces = [relative(p.detach(), stream) for p in here.learning]
+    (pushed,) = here.derivatives(pulled, pieces, keep=True, by=(dummy,))
+    vector = here.flat(tuple(pieces))
+    return piece, outputs, vector, torch.zeros_like(outputs) if pushed is None else pushed
+
+
+def _adjoint_is_wrong(here: LocalLoss, seed: int) -> bool | None:
+    stream = torch.Generator().manual_seed(seed)
+    _, outputs, vector, pushed = _pushed(here, stream)
+    cotangent = torch.randn(outputs.shape, generator=stream, dtype=torch.float64).to(outputs)
+    one = float((cotangent * pushed).sum())
+    other = float((here.flat(here.derivatives((outputs,), (cotangent,))) * vector).sum())
+    if not math.isfinite(one + other):
+        return None
+    apart, scale = abs(one - other), max(abs(one), abs(other), size(pushed) * size(cotangent))
+    # a layer that computes in float32 is no wrong one: between the two it has to be found
+    slack = ADJOINT if here.dtype == torch.float64 else ASYMMETRY
+    return apart > ASYMMETRY * scale or (apart > slack * scale and culprit(here) is not None)
+
+
+def _jacobian_is_wrong(here: LocalLoss, seed: int) -> bool | None:
+    if here.dtype != torch.float64:
+        return False
+    piece, outputs, vector, pushed = _pushed(here, torch.Generator().manual_seed(seed))
+    del outputs
+    return against_differences([pushed], lambda h: [here.outputs(piece.inputs, here.theta + h * vector).detach()])
+
+
+def _loss_is_wrong(here: LocalLoss, seed: int) -> bool | None:
+    if here.dtype != torch.float64:
+        return False
+    (piece, _), *_ = here.pieces()
+    outputs = here.outputs(piece.inputs).detach()
+    along = relative(outputs, torch.Generator().manual_seed(seed))
+    product = here.loss.hvp(outputs, piece.targets, along)
+    return against_differences([product], lambda h: [here.loss.gradient(outputs + h * along, piece.targets)[1]])
