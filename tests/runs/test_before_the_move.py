@@ -21,6 +21,10 @@ BEFORE = Path(__file__).parents[1] / "support" / "before_the_move"
 RUNS = sorted(path.name for path in BEFORE.iterdir())
 
 
+# few vectors do not know their spread well, and their intervals say so now: 94 to 96% hold the truth, where 90% did
+WIDER = {"trace": ("low", "high")}
+
+
 def columns(folder: Path, table: str, names: Sequence[str]) -> list[list[Any]]:
     return [[row[name] for name in names if name not in TIMES] for row in rows(folder, table)]
 
@@ -49,8 +53,13 @@ def test_trained_again_they_give_the_same_tables(run: Run, tmp_path: Path) -> No
     for name in names:
         there = list(rows(run.folder, name[:-8])[0])  # others joined since
         both = (columns(folder, name[:-8], there) for folder in (run.folder, again.folder))
+        kept = [column for column in there if column not in TIMES]
         for old, new in zip(*both, strict=True):
-            for was, value in zip(old, new, strict=True):
+            for column, was, value in zip(kept, old, new, strict=True):
+                if column in WIDER.get(name[:-8], ()):
+                    row = dict(zip(kept, old, strict=True))
+                    assert abs(was - row["value"]) <= abs(value - row["value"]) <= 1.05 * abs(was - row["value"])
+                    continue
                 near = pytest.approx(was, rel=1e-9, abs=1e-12, nan_ok=True) if isinstance(was, float) else was
                 assert value == near, name
     assert manifest(again.folder)["data"] == manifest(run.folder)["data"]

@@ -97,7 +97,7 @@ class Quadrature:
         powers = self.node**degree
         value = self.size * float(self.sums(powers).mean())
         unknown = self.size - np.count_nonzero(self.known & (self.vector == 0))
-        if unknown == 0:
+        if (np.bincount(self.vector[~self.known]) == unknown).all():  # each vector has them all
             return Mean(value, 0.0, value, value)
         rest = np.where(self.known, 0.0, powers) * (self.size / unknown)
         first, second = self.sums(rest), self.sums(rest**2 * (unknown / self.size))
@@ -118,6 +118,7 @@ def density(
 
     Gauss quadrature of the measure that u puts on the eigenvalues: T = S diag(x) S', w = (first row of S)^2, exact for
     polynomials of degree up to 2 `steps` - 1. Where Lanczos breaks down there are fewer nodes, and they are exact.
+    Where there are as many as dimensions, they are the spectrum, and each has the same weight.
 
     `known` eigenpairs, K of them, count 1/P each; the other (P - K)/P go to quadratures from directions orthogonal to
     them. `first` is a Krylov space that a search for eigenvalues has made from `direction`, not deflated: extended or
@@ -154,6 +155,8 @@ def density(
             serves = not len(values) or (bool(spaces) and all(_parted(space, known) for space in spaces))
             carried = _carried_on(first, steps, values, rows) if serves else None
             found.insert(0, carried or _quadrature(fresh()))
+        # as many nodes as dimensions are all the eigenvalues, whatever the vector weighs them by
+        found = [(x, np.full(unknown, 1 / unknown)) if len(x) == unknown else (x, w) for x, w in found]
     nodes = [np.concatenate([values, x]) for x, _ in found]
     weights = [np.concatenate([np.ones(len(values)), unknown * w]) / operator.size for _, w in found]
     order = [np.argsort(of_vector, kind="stable") for of_vector in nodes]

@@ -180,7 +180,7 @@ def _sampled(
         if n < FEWEST:  # components that agree may be a diagonal's, or agree by chance: the variance on the sphere then
             on_sphere = 2 * (float(np.mean(spreads)) - (total / n) ** 2 / (operator.size - len(q)))
             agreed = on_sphere > 2 * variance
-            variance = max(variance, on_sphere)
+            variance = on_sphere if agreed else variance
         stderr = math.sqrt(variance / n)
         if n >= FEWEST:
             aim = tolerance * abs(value)

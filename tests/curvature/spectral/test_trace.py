@@ -266,7 +266,7 @@ def test_few_dimensions_are_taken_one_by_one(method: str, size: int) -> None:
         found = estimated(a, method, 8, 0.01, seed)
         assert (found.method, found.stderr, found.products) == ("exact", 0.0, size)
         assert found.low <= float(a.trace()) <= found.high
-        assert found.high - found.low < 1e-13
+        assert found.high - found.low < 1e3 * torch.finfo(torch.float64).eps * size**0.5
         assert found.squares == pytest.approx(float((a**2).sum()), rel=1e-12)
 
 
