@@ -70,6 +70,14 @@ def test_every_interface_stands_there_with_what_it_asks_for() -> None:
     assert [line for line in said if not line[0].startswith(("`", "command"))] == found
 
 
+def test_every_number_that_was_wrong_has_a_test_that_is_there() -> None:
+    rows = [line for line in cells("tests/README.md") if len(line) == 5 and line[0] != "point"]
+    assert {line[0] for line in rows} == {str(point) for point in range(1, 20)}
+    for *_, test in rows:
+        file, _, name = test.strip("`").partition("::")
+        assert f"\ndef {name}(" in page(f"tests/{file}"), test
+
+
 # --- tests/bench/README.md -------------------------------------------------------------------------------------------
 
 
