@@ -41,7 +41,8 @@ class Eigenvalues(CurvatureProbe):
 
     Cost: one product a step; column `matvecs` says how many it took. `start: warm` saves a part of them, most when
     curvature moves slowly. A bottom close to zero beside the top takes many more. The bracket costs about as much
-    again, and grows with `brackets`. `complete` costs up to as many products again, and more for every round of copies.
+    again, and grows with `brackets`. `complete` makes it 1.5 times as many for the top ten, 2.1 times for the two
+    extreme values, and more for every round of copies.
     """
 
     top: int = Field(default=1, ge=0, le=1000, description="how many of the largest")

@@ -77,7 +77,7 @@ def lanczos(
     becomes invariant, the run looks for copies in any case, with a vector outside all of it.
 
     Cost: at most `max_products` products; one vector of memory each, or `room`, and the K that are returned.
-    `complete`: up to as many products again where no copy is missing, and once more for each round of copies.
+    `complete`: about as many products again where no copy is missing, and once more for each round of copies.
     Source: Golub & Van Loan, 4th ed., section 10.1 to 10.3; Wu & Simon 2000, "Thick-restart Lanczos method"; for what
     a start vector can hide, van Dorsselaer, Hochstenbach & van der Vorst 2000.
 
