@@ -2,7 +2,8 @@
 
 Differences disagree with right products too, where a kink of a ReLU lies between the two points, or where rounding is
 all there is. So a difference counts only where it is the same with a step ten times smaller: what a kink adds to it is
-then ten times as much.
+then ten times as much. And it has to be above the rounding of what cancels in the gradient: where softmax is 1 to the
+last digit, softmax and target leave the same zero at every step.
 """
 
 from __future__ import annotations
@@ -23,10 +24,16 @@ ASYMMETRY = 1e-3  # the same of a product in float32, and of layers that compute
 Tensors = list[torch.Tensor]
 
 
-def mismatched(value: Callable[[], torch.Tensor], leaves: Sequence[torch.Tensor], seed: int) -> bool | None:
+def mismatched(
+    value: Callable[[], torch.Tensor],
+    leaves: Sequence[torch.Tensor],
+    seed: int,
+    summands: Callable[[], Tensors] | None = None,
+) -> bool | None:
     """Whether the product of the Hessian of `value` by `leaves` is not what differences of the gradient say.
 
-    The leaves are moved in place and put back. None: something is not finite.
+    The leaves are moved in place and put back. `summands` are the gradients, at the leaves, as if nothing in them
+    canceled. None: something is not finite, or the difference is below the rounding of these.
     """
     stream = torch.Generator().manual_seed(seed)
     along = [relative(leaf.detach(), stream) for leaf in leaves]
@@ -45,7 +52,7 @@ def mismatched(value: Callable[[], torch.Tensor], leaves: Sequence[torch.Tensor]
         product = _product(gradient(0.0, graph=True), leaves, along)
         if leaves[0].dtype != torch.float64:  # differences in float32 do not tell a wrong product from a kink
             return _unsymmetric(gradient(0.0, graph=True), leaves, along, product, stream)
-        return against_differences(product, gradient)
+        return against_differences(product, gradient, summands)
     finally:
         for leaf, origin in zip(leaves, start, strict=True):
             leaf.data.copy_(origin)
@@ -70,7 +77,10 @@ def _unsymmetric(
     return abs(one - two) > ASYMMETRY * math.sqrt(_dot(product, product) * _dot(other, other))
 
 
-def against_differences(product: Tensors, gradient: Callable[[float], Tensors]) -> bool | None:
+def against_differences(
+    product: Tensors, gradient: Callable[[float], Tensors], summands: Callable[[], Tensors] | None = None
+) -> bool | None:
+    """Whether a product is steadily another than differences of `gradient`, which takes a step; as in `mismatched`."""
     if not all(bool(p.isfinite().all()) for p in product):
         return None
     suspects = list(range(len(product)))
@@ -95,6 +105,10 @@ def against_differences(product: Tensors, gradient: Callable[[float], Tensors]) 
                 for b in suspects
                 if size(difference[b] - before[b]) <= STEADY * min(apart[b], size(before[b] - product[b]))
             ]
+            if steady and summands is not None:
+                gradient(0.0)
+                floors = summands()
+                return any(apart[b] > ROUNDING * size(floors[b]) for b in steady) or None
             if steady:
                 return True
         before = difference

@@ -123,8 +123,20 @@ def _hessian_is_wrong(here: LocalLoss, seed: int) -> bool | None:
     def value() -> torch.Tensor:
         return share * here.loss.mean(here.landscape.module(piece.inputs), piece.targets)
 
+    def summands() -> list[torch.Tensor]:
+        outputs = here.landscape.module(piece.inputs)
+        slopes = _slopes(here, outputs, seed)
+        found = torch.autograd.grad(outputs, here.learning, slopes, allow_unused=True)
+        return [torch.zeros_like(p) if g is None else g for p, g in zip(here.learning, found, strict=True)]
+
     with here.measuring(here.theta), torch.enable_grad():
-        return mismatched(value, list(here.learning), seed)
+        return mismatched(value, list(here.learning), seed, summands)
+
+
+def _slopes(here: LocalLoss, outputs: torch.Tensor, seed: int) -> torch.Tensor:
+    """Derivatives of a mean by outputs, of the size they have where target and output do not cancel."""
+    signs = torch.randint(0, 2, outputs.shape, generator=torch.Generator().manual_seed(seed))
+    return (2 * signs - 1).to(outputs) / max(here.total, 1.0)
 
 
 def _pushed(here: LocalLoss, stream: torch.Generator) -> tuple[Examples, torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -168,4 +180,8 @@ def _loss_is_wrong(here: LocalLoss, seed: int) -> bool | None:
     outputs = here.outputs(piece.inputs).detach()
     along = relative(outputs, torch.Generator().manual_seed(seed))
     product = here.loss.hvp(outputs, piece.targets, along)
-    return against_differences([product], lambda h: [here.loss.gradient(outputs + h * along, piece.targets)[1]])
+    return against_differences(
+        [product],
+        lambda h: [here.loss.gradient(outputs + h * along, piece.targets)[1]],
+        lambda: [_slopes(here, outputs, seed)],
+    )

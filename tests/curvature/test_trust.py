@@ -53,6 +53,21 @@ def test_kinks_and_rounding_are_no_reason_to_refuse(kind: str, dtype: torch.dtyp
             assert operator.at(near).size > 0
 
 
+@pytest.mark.parametrize("gain", [1.0, 10.0, 100.0, 1000.0])
+def test_softmax_that_is_one_to_the_last_digit_is_no_reason_to_refuse(gain: float) -> None:
+    for seed in range(5):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            module = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, CLASSES))
+        examples = data((6,), seed=seed)
+        with torch.no_grad():
+            module[2].weight.mul_(gain)
+            right = Examples(examples.inputs, module.double()(examples.inputs).argmax(1))
+        near = here(landscape_around(module, right, dtype=torch.float64))
+        for operator in (Hessian(), GaussNewton()):
+            assert operator.at(near).size > 0
+
+
 def test_a_kink_at_the_very_point_is_no_reason_to_refuse() -> None:
     """Zero biases and examples of zeros: every ReLU stands at its kink."""
     module = deep(nn.ReLU)
