@@ -307,7 +307,7 @@ def test_quiet_hides_warnings_too(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_second_ctrl_c_does_not_wait_for_a_measurement(home: Path) -> None:
-    process = start("probe", folders(home)[0], "--probe", "trace:vectors=100000,tolerance=0", cwd=home)
+    process = start("probe", folders(home)[0], "--probe", "density:vectors=10000,deflate=0", cwd=home)
     lock = home / folders(home)[0] / ".lock"
     until(lambda: lock.read_text().startswith(f"{process.pid} on "))
     time.sleep(2)  # the data are loaded, the measurement, which takes minutes, has begun

@@ -43,6 +43,7 @@ from lossgeo.probes.trace import Trace
 from lossgeo.randomness import generator
 from lossgeo.reports.analysis.study import Study
 from lossgeo.reports.curves import Curves
+from lossgeo.saddles.refiners.levenberg_marquardt import LevenbergMarquardt
 from lossgeo.tables import Column, Table
 from tests.support.dense import DIFFERENCES, Dense
 from tests.support.networks import (
@@ -170,6 +171,9 @@ def test_05_what_does_not_count_is_not_counted(network: str, loss: CrossEntropy)
     assert apart(Hessian().at(here(made[1])) @ vectors, Dense(made[1]).hessian @ vectors) <= 1e-12
 
 
+SHORT_SEARCH = LevenbergMarquardt(iterations=5)
+
+
 @pytest.mark.parametrize("batch_norm", ["eval", "batch"])
 @pytest.mark.parametrize("name", names(Probe))
 def test_06_a_probe_leaves_everything_as_it_was(name: str, batch_norm: str) -> None:
@@ -180,7 +184,8 @@ def test_06_a_probe_leaves_everything_as_it_was(name: str, batch_norm: str) -> N
     cls = find(Probe, name)
     rest: list[dict[str, Any]] = [{"samples": 20}, {"precision": "float64"}, {"memory": 1e-4}]
     tried = [{"per_layer": True}, *(rest if batch_norm == "eval" else [])]
-    small: dict[str, Any] = {"batch_norm": batch_norm} | ({"steps": 10, "vectors": 2} if name == "density" else {})
+    short = {"density": {"steps": 10, "vectors": 2}, "critical_point_search": {"refine": SHORT_SEARCH}}
+    small: dict[str, Any] = {"batch_norm": batch_norm} | short.get(name, {})
     for settings in [small | more for more in tried] if issubclass(cls, CurvatureProbe) else [{}]:
         probe, theta = cls(**settings), landscape.start()
         with untouched(landscape, theta):

@@ -172,7 +172,7 @@ def test_news_come_and_signals_are_seen_even_where_nothing_is_due(
     monkeypatch.setattr(training, "NEWS_SECONDS", 0.0)
     seldom = {"at": ["first", "last"]}
     run = a_run(tmp_path, log=seldom, evaluate=seldom, checkpoint=seldom, steps=50)
-    assert [p.step for p in news(run)] == list(range(1, 51))
+    assert [p.step for p in news(run)] == list(range(51))  # the first says what the data were taken for
     assert [r["step"] for r in rows(run.folder, "evaluations")] == [0, 0, 50, 50]
     assert [r["step"] for r in rows(run.folder, "steps")] == [0]
 
