@@ -63,7 +63,12 @@ def _layer_is_wrong(layer: nn.Module, args: Any, kwargs: Any) -> bool:
 
 def _tensors(value: Any) -> Tensors:
     found: Tensors = []
-    _map(value, lambda t: found.append(t) or t)  # type: ignore[func-returns-value]
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        found.append(tensor)
+        return tensor
+
+    _map(value, note)
     return found
 
 
