@@ -121,8 +121,8 @@ class _Bars:
 
     def show(self, run: Path, progress: Progress) -> None:
         if progress.data and progress.data not in self.said:
-            self.said.add(progress.data)
-            self.aside(lambda: say(f"{progress.data}"))
+            self.said.add(understood := progress.data)
+            self.aside(lambda: say(understood))
         if progress.note:
             self.aside(lambda: say(f"warning: {progress.note}"))
         if run not in self.tasks:

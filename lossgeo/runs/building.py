@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
 
 import torch
 
@@ -10,7 +11,7 @@ from lossgeo.curvature.local_loss import LocalLoss
 from lossgeo.curvature.operators.hessian import Hessian
 from lossgeo.curvature.spectral.linear_operator import LinearOperator
 from lossgeo.errors import UsageError
-from lossgeo.landscapes.critical_point import Knowledge
+from lossgeo.landscapes.critical_point import CriticalPoint, Knowledge
 from lossgeo.landscapes.datasets import Data, Dataset
 from lossgeo.landscapes.landscape import Landscape
 from lossgeo.landscapes.losses import Loss
@@ -64,7 +65,10 @@ def _of_surface(recipe: Recipe, surface: Surface, device: torch.device | str) ->
     if recipe.decay:  # its critical points are others, and nothing is known of them
         known = Knowledge(owner, invariants=surface.invariants)
     else:
-        saddles = lambda: (point for point in surface.critical_points() if point.is_saddle)  # noqa: E731
+
+        def saddles() -> Iterator[CriticalPoint]:
+            return (point for point in surface.critical_points() if point.is_saddle)
+
         known = Knowledge(owner, saddles, surface.theory, surface.chain, surface.invariants)
     kind = (data.task, data.train, data.test, dtype, device)
     return Landscape(module, SurfaceLoss(), *kind, formula=surface.value, known=known, decay=recipe.decay), data

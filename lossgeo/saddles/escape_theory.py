@@ -79,7 +79,10 @@ def _flat(
     parts: np.ndarray,
 ) -> list[float | None]:
     way = saddle.directions[0]
-    along: Callable[[torch.Tensor], torch.Tensor] = lambda a: value(saddle.theta + a * way)  # noqa: E731
+
+    def along(a: torch.Tensor) -> torch.Tensor:
+        return value(saddle.theta + a * way)
+
     zero = torch.zeros((), dtype=torch.float64)
     derivative, leading = along, None
     for order in range(1, max(ORDERS) + 1):
