@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, final
 
@@ -90,6 +91,7 @@ class Curves(Report):
         """That of the operator shown, for every row of `curves`, which go by step; NaN where it is not known."""
         logged = _limits(study)
         fits = logged["threshold_of"].isin(MATCHING.get(self.operator, ())) & (self.parameters == WHOLE)
+        fits &= ~logged["run"].isin(_of_other_maps(study, self.operator))
         logged = logged.assign(threshold=logged["threshold"].where(fits)).drop(columns="threshold_of")
         if not len(logged):
             return np.full(len(curves), np.nan)
@@ -132,10 +134,21 @@ class Curves(Report):
         for operator in sorted(set(of_run) - set(MATCHING.get(self.operator, ()))):
             count = int((of_run == operator).sum())
             yield f"The threshold of {count} runs is one of operator {operator}: see it with operator={operator}."
+        others = len(_of_other_maps(study, self.operator) & set(of_run.index))
+        if others:
+            yield f"{others} runs measured {self.operator} of another map than the Hessian, which no threshold is for."
         if self.parameters != WHOLE and len(of_run):
             yield "The thresholds are those of all the parameters, not of a group."
         if any(run.flat.get("batch_size", "full") != "full" for run in study.runs) and len(of_run):
             yield "Some of these runs step on batches, whose noise makes steps unstable below the threshold already."
+
+
+def _of_other_maps(study: Study, operator: str) -> set[str]:
+    """The runs that measured an operator made of another one than the Hessian."""
+    rows = study.table("eigenvalues").reindex(columns=["run", "operator", "settings"])
+    rows = rows[(rows["operator"] == operator) & rows["settings"].notna()]
+    of = [json.loads(settings).get("of", {"name": "hessian"})["name"] for settings in rows["settings"]]
+    return set(rows["run"][[name not in ("hessian", "finite_difference") for name in of]])
 
 
 def _limits(study: Study) -> pd.DataFrame:

@@ -213,3 +213,16 @@ def test_adams_threshold_stands_beside_its_own_curvature_alone(tmp_path: Path) -
     rows, notes = shown(decayed.folder, "curves", tmp_path)
     assert {row["threshold"] for row in rows} == {None}
     assert "1 of 1 runs have no threshold" in notes
+
+
+def test_no_threshold_stands_beside_a_preconditioned_map_that_is_not_the_hessian(tmp_path: Path) -> None:
+    kinds = {"hessian": "preconditioned", "gauss_newton": {"name": "preconditioned", "of": "gauss_newton"}}
+    for kind, operator in kinds.items():
+        probes = [{"name": "eigenvalues", "operator": operator, "bottom": 0, "at": ["last"]}]
+        run = trained(
+            tmp_path / kind, optimizer={"name": "adam", "lr": 1e-3}, steps=10, log={"every": 1}, probes=probes
+        )
+        rows, notes = shown(run.folder, "curves:operator=preconditioned", tmp_path)
+        (row,) = [row for row in rows if row["lambda_max"]]
+        assert row["threshold"] == (pytest.approx(38_000.0) if kind == "hessian" else None)
+        assert ("another map than the Hessian" in notes) == (kind == "gauss_newton")
