@@ -17,7 +17,7 @@ from torch.autograd.graph import _engine_run_backward
 from lossgeo.errors import UsageError
 from lossgeo.landscapes.backprop import Chain
 from lossgeo.landscapes.critical_point import Knowledge
-from lossgeo.landscapes.flat_module import BatchNormMode, FlatModule, flattened
+from lossgeo.landscapes.flat_module import BatchNormMode, FlatModule, flattened, near
 from lossgeo.landscapes.losses import Loss
 from lossgeo.landscapes.parameters import converted
 from lossgeo.landscapes.rehearsal import Together, handful, rehearsed, together
@@ -127,7 +127,8 @@ class Landscape:
         return made
 
     def _require_vectorizes(self, made: Vectorized, instead: str) -> None:
-        batch, theta = handful(self.train), self._start.clone()
+        # close to the start, which may be critical, so that rounding is all there is of its gradient
+        batch, theta = handful(self.train), near(self._start, self.flat.sizes, self.dtype)
         try:
             _, found = made.gradient(theta.expand(2, -1), Examples(*(t.expand(2, *t.shape) for t in batch)))
         except RuntimeError as error:
