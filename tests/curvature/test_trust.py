@@ -22,6 +22,7 @@ from lossgeo.landscapes.losses import Loss
 from lossgeo.landscapes.point import Point
 from lossgeo.landscapes.task import Examples, Targets, Task
 from lossgeo.probes.eigenvalues import Eigenvalues
+from lossgeo.probes.trace import Trace
 from tests.support.layers import Applied, Doubled, Kept, Once, between
 from tests.support.networks import CLASSES, N, data, here, landscape_around, landscape_of
 
@@ -199,7 +200,7 @@ def test_finite_difference_refuses_a_gradient_of_no_loss(dtype: torch.dtype) -> 
         FiniteDifference().at(here(landscape_around(module, data((6,)), dtype=dtype)))
 
 
-def test_a_product_that_is_not_symmetric_stops_lanczos() -> None:
+def test_a_product_that_is_not_symmetric_stops_every_probe() -> None:
     """A rare branch: no example that was asked about goes through it."""
     inputs, targets = data((6,), 200)
     inputs[:, 0] = 0
@@ -213,5 +214,7 @@ def test_a_product_that_is_not_symmetric_stops_lanczos() -> None:
         first = Applied(lambda m, x: torch.cat([x[:, :1], m.layer(x)[:, 1:]], 1), layer=nn.Linear(6, 6))
         module = nn.Sequential(first, Applied(rarely), nn.Linear(6, CLASSES))
     landscape = landscape_around(module, Examples(inputs, targets))
-    (row,) = Eigenvalues().run(landscape, Point(0, landscape.start(), {}), {}, 0).rows
-    assert "not symmetric" in row["failure"]
+    probes = [Eigenvalues(), *(Trace(method=m) for m in ("hutchinson", "hutch_plus_plus", "xtrace", "deflated"))]
+    for probe in (*probes, Trace(vectors=landscape.size)):
+        (row,) = probe.run(landscape, Point(0, landscape.start(), {}), {}, 0).rows
+        assert "not symmetric" in (row.get("failure") or ""), probe

@@ -17,6 +17,7 @@ from lossgeo.curvature.spectral.linear_operator import LinearOperator
 
 BLOCK = 32  # rows of the basis allocated at a time
 UNSYMMETRIC = 1e-3  # of the norm, which rounding does not reach: 2e-5 was the largest seen, in float32
+ROUNDINGS = 12  # of a product: softmax and target that cancel were seen to make six of one
 ZERO = 1e4  # roundings of numbers of size 1, up to which an operator may be nothing else
 SECOND_PASS = 0.7  # Gram-Schmidt again when the norm fell below this share (Daniel et al. 1976); once more is enough
 
@@ -84,14 +85,7 @@ class Krylov:
         self.alpha.append(taken.alpha)
         self.beta.append(taken.beta)
         self.asymmetry.append(taken.crossed(slice(None)))
-        largest = max(norm, abs(taken.alpha), taken.beta)
-        # an operator that is zero but for rounding is not symmetric either
-        zero = ZERO * torch.finfo(self.operator.dtype).eps
-        if self.asymmetry[-1] > (UNSYMMETRIC + self.operator.error) * largest + zero:
-            raise ArithmeticError(
-                f"the operator is not symmetric, by {self.asymmetry[-1] / largest:.1g} of its norm: a layer's second "
-                "derivative is wrong here"
-            )
+        require_symmetric(self.operator, self.asymmetry[-1], max(norm, abs(taken.alpha), taken.beta))
 
     def ritz(self, steps: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Eigenvalues (M,), ascending, and eigenvectors (M, M), columns, of T after `steps` steps, in float64."""
@@ -121,6 +115,23 @@ class Krylov:
     def _refuse_released(self) -> None:
         if self.released:
             raise ValueError("a restart has taken this Krylov space's basis; build another one from its start vector")
+
+
+def require_symmetric(operator: LinearOperator, crossed: float, largest: float, reach: float = 1.0) -> None:
+    """Refuse a map for which x'Ay and y'Ax differ by `crossed`, where products have a length of up to `largest`.
+
+    `reach` is how many times the rounding of a product x'Ay may have: 1 for unit vectors, sqrt(P) for signs.
+
+    Raises:
+        ArithmeticError: that is more than rounding.
+    """
+    # an operator that is zero but for rounding is not symmetric either
+    zero = ZERO * torch.finfo(operator.dtype).eps
+    if crossed > UNSYMMETRIC * largest + reach * (operator.rounding(ROUNDINGS * largest) + zero):
+        raise ArithmeticError(
+            f"the operator is not symmetric, by {crossed / largest:.1g} of a product: a layer's second derivative is "
+            "wrong here"
+        )
 
 
 class Step(NamedTuple):

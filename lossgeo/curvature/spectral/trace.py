@@ -46,7 +46,7 @@ import torch
 from scipy.special import stdtrit
 
 from lossgeo.curvature.spectral.intervals import FEWEST, interval, of_squares, stderr_of
-from lossgeo.curvature.spectral.krylov import dot, orthogonal
+from lossgeo.curvature.spectral.krylov import dot, orthogonal, require_symmetric
 from lossgeo.curvature.spectral.lanczos import Eigenpairs
 from lossgeo.curvature.spectral.linear_operator import LinearOperator
 from lossgeo.curvature.spectral.subspace import Subspace, eigenvectors, krylov, nothing, signs, sketch
@@ -76,7 +76,6 @@ class TraceEstimate:
     products: int
     converged: bool  # stderr <= tolerance * |value|
     method: str  # the one that was used; exact: a product for every dimension that was not known
-    asymmetry: float  # the largest |x'Ay - y'Ax| / (|x| |y|) that was seen; rounding, for a symmetric map
     squares_low: float = -math.inf
     squares_high: float = math.inf
 
@@ -108,7 +107,7 @@ def trace(
     trace estimation"; Meyer, Musco, Musco & Woodruff 2021, Algorithm 1; Epperly, Tropp & Webber 2024, "XTrace".
 
     Raises:
-        ArithmeticError: the operator returned a non-finite vector.
+        ArithmeticError: the operator returned a non-finite vector, or is not symmetric.
         ValueError: fewer products than the method can do with.
     """
     if known is not None and not len(known.values):
@@ -155,7 +154,7 @@ def _sampled(
     spreads: list[float] = []  # ||Bz||^2, whose mean is ||B||_F^2
     squares: list[float] = []
     value, stderr = inside.trace, 0.0
-    seen = _Symmetry()
+    seen = _Symmetry(operator)
     agreed = False
     while len(q) < operator.size and inside.products + len(spreads) < vectors:
         z = signs(operator, generator)
@@ -199,7 +198,7 @@ def _sampled(
     products = inside.products + len(spreads)
     converged = stderr <= tolerance * abs(value)
     ends, around = (low - rounding, high + rounding), of_squares(inside.squares, squares)
-    return TraceEstimate(value, stderr, *ends, *both, products, converged, method, seen.asymmetry, *around)
+    return TraceEstimate(value, stderr, *ends, *both, products, converged, method, *around)
 
 
 def _exact(operator: LinearOperator, inside: Subspace) -> TraceEstimate:
@@ -210,7 +209,7 @@ def _exact(operator: LinearOperator, inside: Subspace) -> TraceEstimate:
     else:
         rows = torch.eye(operator.size, dtype=operator.dtype, device=operator.device)
     value, squares = inside.trace, inside.squares
-    seen = _Symmetry()
+    seen = _Symmetry(operator)
     for row in rows:
         image = operator @ row
         seen.add(row, image)
@@ -231,27 +230,32 @@ def _exact(operator: LinearOperator, inside: Subspace) -> TraceEstimate:
         products,
         True,
         "exact",
-        seen.asymmetry,
         squares,
         squares,
     )
 
 
 class _Symmetry:
-    """x'Ay against y'Ax for products one after the other."""
+    """x'Ay against y'Ax for products one after the other.
 
-    def __init__(self) -> None:
-        self.crossed = 0.0  # the largest difference
-        self.asymmetry = 0.0  # the largest over |x| |y|
+    Raises:
+        ArithmeticError: they are not the same.
+    """
+
+    def __init__(self, operator: LinearOperator) -> None:
+        self.crossed = 0.0  # the largest difference; rounding, for a symmetric map
+        self._operator = operator
+        self._largest = 0.0  # length of a product
         self._before: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def add(self, vector: torch.Tensor, image: torch.Tensor) -> None:
+        self._largest = max(self._largest, float(torch.linalg.vector_norm(image)))
         if self._before is not None:
             other, of_other = self._before
-            crossed = abs(dot(other, image) - dot(vector, of_other))
+            self.crossed = max(self.crossed, abs(dot(other, image) - dot(vector, of_other)))
             lengths = math.sqrt(dot(other, other) * dot(vector, vector))
-            self.crossed = max(self.crossed, crossed)
-            self.asymmetry = max(self.asymmetry, crossed / lengths if lengths else 0.0)
+            reach = max(1.0, lengths / self._operator.size**0.5)
+            require_symmetric(self._operator, self.crossed, self._largest, reach)
         self._before = vector, image
 
 
@@ -265,5 +269,4 @@ def _xtrace(operator: LinearOperator, vectors: int, tolerance: float, generator:
     squares, spread = float(found.squares.mean()), 0.0 if found.exact else stderr_of(found.squares)
     ends = value - aside, value + aside
     around = (squares, squares) if found.exact else (-math.inf, math.inf)
-    products, asymmetry = found.products, found.asymmetry
-    return TraceEstimate(value, stderr, *ends, squares, spread, products, converged, "xtrace", asymmetry, *around)
+    return TraceEstimate(value, stderr, *ends, squares, spread, found.products, converged, "xtrace", *around)

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from lossgeo.curvature.spectral.krylov import direction, dot, orthogonal
+from lossgeo.curvature.spectral.krylov import direction, dot, orthogonal, require_symmetric
 from lossgeo.curvature.spectral.linear_operator import LinearOperator
 
 
@@ -32,7 +32,6 @@ class LeaveOneOut(NamedTuple):
     squares: np.ndarray  # (k,)
     products: int
     exact: bool  # the images span the range of A
-    asymmetry: float  # the largest |q_i'Aq_j - q_j'Aq_i| of unit vectors
 
 
 def leave_one_out(operator: LinearOperator, vectors: int, generator: torch.Generator) -> Iterator[LeaveOneOut]:
@@ -44,35 +43,36 @@ def leave_one_out(operator: LinearOperator, vectors: int, generator: torch.Gener
     Source: Epperly, Tropp & Webber 2024, "XTrace", with their normalization of the vectors; tr A^2 the same way.
 
     Raises:
-        ArithmeticError: the operator returned a non-finite vector.
+        ArithmeticError: the operator returned a non-finite vector, or is not symmetric.
     """
     size = operator.size
     limit = min(vectors, size, size if operator.room is None else max(2, operator.room // 3))
     w = q = z = torch.empty(0, size, dtype=operator.dtype, device=operator.device)  # z holds A q
     r, t, x, g = (np.empty((0, 0)) for _ in range(4))  # QY', QAQ', QW', ZZ' with Y = AW
     forms = np.empty(0)  # w'Aw
-    asymmetry = 0.0
     for k in range(1, limit + 1):
         drawn = direction(operator, generator) * math.sqrt(size)
         y = operator @ drawn
         row = new_direction(y, q)
         if row is None:
-            yield LeaveOneOut(np.array([np.trace(t)]), np.array([np.trace(g)]), 2 * k - 1, True, asymmetry)
+            yield LeaveOneOut(np.array([np.trace(t)]), np.array([np.trace(g)]), 2 * k - 1, True)
             return
         image = operator @ row
         forms = np.append(forms, dot(drawn, y))
         w, q, z = (torch.cat([a, b[None]]) for a, b in ((w, drawn), (q, row), (z, image)))
         r = _bordered(r, q @ y, torch.zeros(k))
         t = _bordered(t, q @ image, q @ image)
-        asymmetry = max(asymmetry, float((z[:-1] @ row - (q @ image)[:-1]).abs().max()) if k > 1 else 0.0)
+        if k > 1:
+            crossed = float((z[:-1] @ row - (q @ image)[:-1]).abs().max())
+            require_symmetric(operator, crossed, float(torch.linalg.vector_norm(z, dim=1).max()))
         x = _bordered(x, q @ drawn, w @ row)
         g = _bordered(g, z @ image, z @ image)
         if not np.isfinite(r[:, -1].sum() + g[:, -1].sum()):
             raise ArithmeticError("a product with the operator is not finite")
         if k == size:
-            yield LeaveOneOut(np.array([np.trace(t)]), np.array([np.trace(g)]), 2 * k, True, asymmetry)
+            yield LeaveOneOut(np.array([np.trace(t)]), np.array([np.trace(g)]), 2 * k, True)
         else:
-            yield LeaveOneOut(*_estimates(r, t, x, g, forms, size), 2 * k, False, asymmetry)
+            yield LeaveOneOut(*_estimates(r, t, x, g, forms, size), 2 * k, False)
 
 
 def _estimates(
