@@ -43,8 +43,11 @@ def culprit(here: LocalLoss) -> str | None:
 
 
 def _layer_is_wrong(layer: nn.Module, args: Any, kwargs: Any) -> bool:
-    """By itself, on what it was given; the square of its outputs, so that what comes back into it depends on them."""
-    leaves = [t.requires_grad_() for t in _tensors((args, kwargs)) if t.is_floating_point()]
+    """By itself, on what it was given; the square of its outputs, so that what comes back into it depends on them.
+
+    Large inputs are taken at size 1: where a layer is saturated, its derivatives are rounding.
+    """
+    leaves = [_moderate(t).requires_grad_() for t in _tensors((args, kwargs)) if t.is_floating_point()]
     leaves += [p for p in layer.parameters() if p.requires_grad]
     if not leaves:
         return False
@@ -59,6 +62,12 @@ def _layer_is_wrong(layer: nn.Module, args: Any, kwargs: Any) -> bool:
         return bool(mismatched(value, leaves, 0))
     except CANNOT:
         return True  # it says itself that it cannot be differentiated twice
+
+
+def _moderate(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor, in place divided by its size where that is above 1."""
+    size = tensor.square().mean().sqrt()
+    return tensor.div_(size) if size.isfinite() and size > 1 else tensor
 
 
 def _tensors(value: Any) -> Tensors:

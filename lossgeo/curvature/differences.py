@@ -28,12 +28,12 @@ def mismatched(
     value: Callable[[], torch.Tensor],
     leaves: Sequence[torch.Tensor],
     seed: int,
-    summands: Callable[[], Tensors] | None = None,
+    floors: Callable[[], list[float]] | None = None,
 ) -> bool | None:
     """Whether the product of the Hessian of `value` by `leaves` is not what differences of the gradient say.
 
-    The leaves are moved in place and put back. `summands` are the gradients, at the leaves, as if nothing in them
-    canceled. None: something is not finite, or the difference is below the rounding of these.
+    The leaves are moved in place and put back. `floors` are the sizes of gradients, by leaf, that rounding is to be
+    compared to. None: something is not finite, or the difference is below the rounding of these.
     """
     stream = torch.Generator().manual_seed(seed)
     along = [relative(leaf.detach(), stream) for leaf in leaves]
@@ -52,7 +52,7 @@ def mismatched(
         product = _product(gradient(0.0, graph=True), leaves, along)
         if leaves[0].dtype != torch.float64:  # differences in float32 do not tell a wrong product from a kink
             return _unsymmetric(gradient(0.0, graph=True), leaves, along, product, stream)
-        return against_differences(product, gradient, summands)
+        return against_differences(product, gradient, floors)
     finally:
         for leaf, origin in zip(leaves, start, strict=True):
             leaf.data.copy_(origin)
@@ -78,7 +78,7 @@ def _unsymmetric(
 
 
 def against_differences(
-    product: Tensors, gradient: Callable[[float], Tensors], summands: Callable[[], Tensors] | None = None
+    product: Tensors, gradient: Callable[[float], Tensors], floors: Callable[[], list[float]] | None = None
 ) -> bool | None:
     """Whether a product is steadily another than differences of `gradient`, which takes a step; as in `mismatched`."""
     if not all(bool(p.isfinite().all()) for p in product):
@@ -105,10 +105,10 @@ def against_differences(
                 for b in suspects
                 if size(difference[b] - before[b]) <= STEADY * min(apart[b], size(before[b] - product[b]))
             ]
-            if steady and summands is not None:
+            if steady and floors is not None:
                 gradient(0.0)
-                floors = summands()
-                return any(apart[b] > ROUNDING * size(floors[b]) for b in steady) or None
+                scales = floors()
+                return any(apart[b] > ROUNDING * scales[b] for b in steady) or None
             if steady:
                 return True
         before = difference

@@ -27,12 +27,14 @@ from lossgeo.landscapes.task import Examples
 
 VECTORS = 12  # that the checks hold at once
 ADJOINT = 1e-8  # of |u| |J v|: sums in another order
+SEEN = 0.01  # of a gradient, up to which float32 may be off and still sees it
+SATURATED = 10.0  # times ROUNDING, of what a relative change does
 
 
 def require_hessian(here: LocalLoss) -> None:
     """Refuse products with a Hessian that is not the derivative of the gradient.
 
-    Cost: once for a landscape and a mode, three passes of 8 examples where the product agrees; 15 more before it is
+    Cost: once for a landscape and a mode, three passes of 8 examples where the product agrees; 17 more before it is
     refused, and some for each layer.
 
     Raises:
@@ -123,14 +125,38 @@ def _hessian_is_wrong(here: LocalLoss, seed: int) -> bool | None:
     def value() -> torch.Tensor:
         return share * here.loss.mean(here.landscape.module(piece.inputs), piece.targets)
 
-    def summands() -> list[torch.Tensor]:
-        outputs = here.landscape.module(piece.inputs)
-        slopes = _slopes(here, outputs, seed)
-        found = torch.autograd.grad(outputs, here.learning, slopes, allow_unused=True)
-        return [torch.zeros_like(p) if g is None else g for p, g in zip(here.learning, found, strict=True)]
-
     with here.measuring(here.theta), torch.enable_grad():
-        return mismatched(value, list(here.learning), seed, summands)
+        return mismatched(value, list(here.learning), seed, lambda: _floors(here, seed))
+
+
+def _floors(here: LocalLoss, seed: int) -> list[float]:
+    """The size that rounding is to be compared to, by parameter; infinite where float32 does not see the gradient.
+
+    Two things count: the parameter's own gradient, as if nothing in it canceled, and what a relative change of any
+    parameter does. A saturated tanh has the slope 1 - 1, some units of rounding that no difference repeats: beside a
+    slope of 1 it is nothing.
+    """
+    exact = _summands(here, seed)
+    try:
+        rough = _summands(here.at_few(here.examples, here.theta.float()), seed)
+    except CANNOT:
+        rough = exact
+    finally:
+        here.landscape.flat.go_to(here.theta)
+    scales = [size(p) or math.sqrt(p.numel()) for p in here.learning]  # of `relative`
+    most = SATURATED * max((scale * size(g) for scale, g in zip(scales, exact, strict=True)), default=0.0)
+    seen = [size(e - r.to(e)) <= SEEN * size(e) for e, r in zip(exact, rough, strict=True)]
+    return [
+        max(size(g), most / scale) if told else math.inf for scale, g, told in zip(scales, exact, seen, strict=True)
+    ]
+
+
+def _summands(here: LocalLoss, seed: int) -> list[torch.Tensor]:
+    (piece, _), *_ = here.pieces()
+    with here.measuring(here.theta):
+        outputs = here.landscape.module(piece.inputs)
+        found = torch.autograd.grad(outputs, here.learning, _slopes(here, outputs, seed), allow_unused=True)
+    return [torch.zeros_like(p) if g is None else g.clone() for p, g in zip(here.learning, found, strict=True)]
 
 
 def _slopes(here: LocalLoss, outputs: torch.Tensor, seed: int) -> torch.Tensor:
@@ -183,5 +209,5 @@ def _loss_is_wrong(here: LocalLoss, seed: int) -> bool | None:
     return against_differences(
         [product],
         lambda h: [here.loss.gradient(outputs + h * along, piece.targets)[1]],
-        lambda: [_slopes(here, outputs, seed)],
+        lambda: [size(_slopes(here, outputs, seed))],
     )

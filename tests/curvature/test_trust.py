@@ -69,6 +69,19 @@ def test_softmax_that_is_one_to_the_last_digit_is_no_reason_to_refuse(gain: floa
             assert operator.at(near).size > 0
 
 
+@pytest.mark.parametrize("gain", [100.0, 1000.0, 10_000.0])
+@pytest.mark.parametrize("layer", [nn.Tanh(), nn.Sigmoid(), nn.Softmax(1)], ids=str)
+def test_a_slope_that_is_a_few_units_of_rounding_is_no_reason_to_refuse(layer: nn.Module, gain: float) -> None:
+    for seed in range(20):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            module = nn.Sequential(nn.Linear(6, 8), layer, nn.Linear(8, CLASSES))
+        with torch.no_grad():
+            module[0].weight.mul_(gain)
+            module[0].bias.mul_(gain)
+        assert Hessian().at(here(landscape_around(module, data((6,), seed=seed), dtype=torch.float64))).size > 0
+
+
 def test_a_kink_at_the_very_point_is_no_reason_to_refuse() -> None:
     """Zero biases and examples of zeros: every ReLU stands at its kink."""
     module = deep(nn.ReLU)
