@@ -23,6 +23,7 @@ def main() -> None:
     folders = [word for word in sys.argv[1:] if word != "--cheap"]
     cheap = len(folders) < len(sys.argv) - 1
     folder = Path(folders[0] if folders else tempfile.mkdtemp())
+    folder.mkdir(parents=True, exist_ok=True)
     command = the_command()
     before, found = shown(), made_again(without(command, DEAR) if cheap else command, folder)
     if cheap:
