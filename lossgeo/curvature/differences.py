@@ -19,6 +19,7 @@ STEPS = (1e-6, 1e-7, 1e-8)  # relative to the size of each parameter; rounding l
 RIGHT = 1e-6  # of a product, up to which a difference agrees with it
 ROUNDING = 1e-8  # of a gradient, over a step of 1e-6 and some tens of roundings
 STEADY = 0.1  # of the mismatch, up to which two differences are the same
+FAINT = 1e-6  # of a gradient, up to which its derivative by a relative change tells nothing of the rest
 ASYMMETRY = 1e-3  # the same of a product in float32, and of layers that compute in float32 whatever they are given
 
 Tensors = list[torch.Tensor]
@@ -33,7 +34,8 @@ def mismatched(
     """Whether the product of the Hessian of `value` by `leaves` is not what differences of the gradient say.
 
     The leaves are moved in place and put back. `floors` are the sizes of gradients, by leaf, that rounding is to be
-    compared to. None: something is not finite, or the difference is below the rounding of these.
+    compared to. None: something is not finite, all of the product is zero beside the gradient, or the difference is
+    below the rounding of the floors.
     """
     stream = torch.Generator().manual_seed(seed)
     along = [relative(leaf.detach(), stream) for leaf in leaves]
@@ -97,7 +99,8 @@ def against_differences(
             if apart[b] > RIGHT * max(size(product[b]), size(difference[b])) + ROUNDING * size(plus[b])
         ]
         if not suspects:
-            return False
+            faint = all(size(p) <= FAINT * size(g) for p, g in zip(product, plus, strict=True))
+            return None if faint else False
         if before is not None:
             # where a kink lies between the points, or where rounding is all there is, two differences are not the same
             steady = [

@@ -7,6 +7,7 @@ other. Asking about the same theta again costs nothing.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal, NamedTuple
@@ -171,6 +172,18 @@ def near(theta: torch.Tensor, sizes: Sequence[int], dtype: torch.dtype) -> torch
     stream = torch.Generator().manual_seed(0)
     pieces = torch.split(theta.detach().to(dtype), list(sizes))
     return torch.cat([piece + CLOSE * relative(piece, stream) for piece in pieces])
+
+
+def moderate(theta: torch.Tensor, shapes: Sequence[torch.Size]) -> torch.Tensor:
+    """Theta (P,) with large parameters made smaller, to 1 / sqrt(what a unit adds up): there no layer is saturated."""
+    pieces = torch.split(theta.detach(), [shape.numel() for shape in shapes])
+    return torch.cat([_shrunk(piece, shape) for piece, shape in zip(pieces, shapes, strict=True)])
+
+
+def _shrunk(piece: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+    most = math.sqrt(shape[0] / max(shape.numel(), 1)) if len(shape) > 1 else 1.0
+    size = float(piece.square().mean().sqrt()) if len(piece) else 0.0
+    return piece * (most / size) if size > most else piece
 
 
 def relative(tensor: torch.Tensor, stream: torch.Generator) -> torch.Tensor:

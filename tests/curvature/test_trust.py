@@ -108,6 +108,20 @@ def test_a_wrong_layer_is_named_in_a_failed_row_in_every_precision(wrong: type, 
         assert row.get("eigenvalue") is None
 
 
+@pytest.mark.parametrize(("gain", "seed"), [(30.0, 0), (30.0, 2), (30.0, 4), (100.0, 2)])
+def test_a_wrong_layer_is_named_where_all_examples_of_the_check_are_saturated(gain: float, seed: int) -> None:
+    """Others are not: the Hessian's own error is 5 to 2,000 times its size."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module = between(nn.Sequential(nn.Linear(4, 4), Applied(lambda _, x: Kept.apply(x))))
+    for parameter in module.parameters():
+        if parameter.ndim > 1:
+            parameter.data.mul_(gain)
+    near = here(landscape_around(module, data((6,), seed=seed), dtype=torch.float64))
+    with pytest.raises(ValueError, match=r"layer '1\.1' \(Applied\)"):
+        Hessian().at(near)
+
+
 @pytest.mark.parametrize("norm", [nn.utils.weight_norm, nn.utils.parametrizations.weight_norm])
 def test_weight_norm_has_the_curvature_of_the_formula(norm: Callable[[nn.Module], nn.Module]) -> None:
     """Of torch's fused kernel the largest eigenvalue is some percent off."""
