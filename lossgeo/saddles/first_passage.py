@@ -23,7 +23,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-import scipy.stats
+import torch
+from scipy.special import ndtri
 
 from lossgeo.optimizers import Optimizer, Recursion
 from lossgeo.optimizers.schedules import Rates
@@ -135,9 +136,10 @@ class Passage:
         self._normals = np.empty((0, len(curvatures)))
         self._which = np.empty(0)
         if not self.quiet:
-            points = scipy.stats.qmc.Sobol(len(curvatures) + 1, rng=0).random(DRAWS)
+            sequence = torch.quasirandom.SobolEngine(len(curvatures) + 1, scramble=True, seed=0)
+            points = sequence.draw(DRAWS, dtype=torch.float64).numpy()
             self._which = points[:, 0]
-            self._normals = scipy.stats.norm.ppf(points[:, 1:].clip(0.25 / DRAWS, 1 - 0.25 / DRAWS))
+            self._normals = ndtri(points[:, 1:].clip(0.25 / DRAWS, 1 - 0.25 / DRAWS))
 
     def steps(self, x: np.ndarray, u: np.ndarray, begin: int = 0) -> list[float | None]:
         """Steps from step `begin` on until trials (R, K) leave; with noise, one median for all; None: they never do.
