@@ -21,6 +21,7 @@ Source: the linear recursion; Daneshmand et al. 2018 for the noise; Cochran 1977
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -136,8 +137,8 @@ class Passage:
         self._normals = np.empty((0, len(curvatures)))
         self._which = np.empty(0)
         if not self.quiet:
-            sequence = torch.quasirandom.SobolEngine(len(curvatures) + 1, scramble=True, seed=0)
-            points = sequence.draw(DRAWS, dtype=torch.float64).numpy()
+            engine: Any = torch.quasirandom.SobolEngine  # which torch leaves untyped
+            points = engine(len(curvatures) + 1, scramble=True, seed=0).draw(DRAWS, dtype=torch.float64).numpy()
             self._which = points[:, 0]
             self._normals = ndtri(points[:, 1:].clip(0.25 / DRAWS, 1 - 0.25 / DRAWS))
 
