@@ -82,6 +82,18 @@ def test_the_interval_of_a_root_mean_square_holds_the_truth(tmp_path: Path) -> N
     assert held >= 90
 
 
+@pytest.mark.parametrize(("more", "line"), [(0.0, "None"), (0.5, "--")])
+def test_theory_is_a_line_where_it_is_a_mean_and_rings_where_each_point_has_its_own(
+    tmp_path: Path, more: float, line: str
+) -> None:
+    rows = [point(float(n), n % 3, expected_loss=float(n), expected_index=n % 3 + more) for n in range(9)]
+    draw = rendered(tmp_path, [rows]).draw
+    assert draw is not None
+    _, theory = draw().axes[0].get_lines()
+    assert theory.get_linestyle() == line
+    assert sorted(np.asarray(theory.get_ydata())) == sorted(row["expected_index"] for row in rows)
+
+
 def test_whatever_is_drawn_by_a_seed_is_pooled(tmp_path: Path) -> None:
     keys: list[dict[str, Any]] = [{"dataset": {"seed": n}, "steps": 200 + 100 * (n // 2)} for n in range(4)]
     rows = rendered(tmp_path, [[point(1.0, 0)]] * 4, keys).rows

@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from lossgeo.reports.analysis.arms import told_apart
 from lossgeo.reports.figures import style as _figure
@@ -31,8 +32,7 @@ def draw(arms: Sequence[tuple[Row, pd.DataFrame]]) -> Figure:
     colors = _figure.colors(names)
     for (_, found), color in zip(arms, colors, strict=True):
         axes[0].plot(found["loss"], found["index"], "o", color=color, markersize=4.5, alpha=0.5, markeredgewidth=0)
-        theory = found[found["expected_index"].notna()].sort_values("loss")
-        axes[0].plot(theory["loss"], theory["expected_index"], "--", color=_figure.INK, linewidth=0.9)
+        _draw_theory(axes[0], found[found["expected_index"].notna()])
         counts = found["index"].round().value_counts().sort_index()
         x, y = counts.index.to_numpy(float), counts.to_numpy(float)
         axes[1].plot(x, y, "o-", color=color, linewidth=1.0, markersize=5)
@@ -41,11 +41,27 @@ def draw(arms: Sequence[tuple[Row, pd.DataFrame]]) -> Figure:
         axis.set_xlabel(below, fontsize=9, color=_figure.INK)
         axis.set_ylabel(beside, fontsize=9, color=_figure.INK)
     axes[1].set_ylim(bottom=0)
+    for counted in (axes[0].yaxis, axes[1].xaxis):
+        counted.set_major_locator(MaxNLocator(6, integer=True))
     if len(axes) > 2:
         _draw_spectra(axes[2], spectra)
     if 1 < len(arms) <= _figure.READABLE:
         _figure.legend(figure, [Line2D([], [], color=color, marker="o", linestyle="") for color in colors], names)
     return figure
+
+
+def _draw_theory(axis: Axes, theory: pd.DataFrame) -> None:
+    """A line where theory gives a mean for every loss; rings where it gives each point an index of its own."""
+    if _counted(theory):
+        x, y = theory["loss"], theory["expected_index"]
+        axis.plot(x, y, "o", markersize=8, markerfacecolor="none", markeredgecolor=_figure.INK, markeredgewidth=0.7)
+        return
+    along = theory.sort_values("loss")
+    axis.plot(along["loss"], along["expected_index"], "--", color=_figure.INK, linewidth=0.9)
+
+
+def _counted(theory: pd.DataFrame) -> bool:
+    return bool((theory["expected_index"] == theory["expected_index"].round()).all())
 
 
 def _draw_spectra(axis: Axes, spectra: pd.DataFrame) -> None:
@@ -65,4 +81,5 @@ def _draw_spectra(axis: Axes, spectra: pd.DataFrame) -> None:
 
 def _small_print(points: pd.DataFrame) -> str:
     words = f"every dot one of {len(points)} critical points"
-    return f"{words}; dashed: theory" if points["expected_index"].notna().any() else words
+    theory = points[points["expected_index"].notna()]
+    return f"{words}; {'rings' if _counted(theory) else 'dashed'}: theory" if len(theory) else words
