@@ -149,7 +149,7 @@ def report(
         Format | None, typer.Option("--format", help="Default: a table on a terminal, tab-separated values otherwise.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the rows there instead of printing them.")
+        Path | None, typer.Option(metavar="FILE", help="Write the rows there, as --format or the suffix says.")
     ] = None,
     figure: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the figure: .png, .svg or .pdf.")] = None,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write one page with everything.")] = None,
@@ -165,16 +165,16 @@ def report(
 
     chosen = _component(Report, read_named(kind, "KIND"), "KIND", used_files(use))
     suffix = formats.figure_kind(figure) if figure is not None else None
-    summary = chosen.render(Study.open(_paths(runs)))
+    written = formats.writer(out, format_) if out is not None else None
+    summary = chosen.render(Study.open(_paths(runs))).required()
     if figure is not None and suffix is not None:
         formats.save(figure, formats.figure(summary, suffix))
     if html is not None:
         formats.save(html, formats.html(summary, _command()).encode())
-    text = formats.FORMATS[format_ or _default_format(out)](summary.rows)
-    if out is not None:
-        formats.save(out, text.encode())
+    if out is not None and written is not None:
+        formats.save(out, written(summary.rows))
     else:
-        emit([text.rstrip("\n")])
+        emit([formats.FORMATS[format_ or _default_format()](summary.rows).rstrip("\n")])
     if not quiet:
         for note in summary.notes:
             say(f"note: {note}")
@@ -201,7 +201,7 @@ def list_(
         rows = keys([known[kind]] if kind else list(known.values()), search)
     else:
         raise UsageError(f"no kind of component is called {kind!r}; there are {', '.join(known)}, and tables")
-    emit([formats.FORMATS[format_ or _default_format(None)](rows).rstrip("\n")])
+    emit([formats.FORMATS[format_ or _default_format()](rows).rstrip("\n")])
 
 
 @app.command()
@@ -285,8 +285,8 @@ def _steps(at: str) -> At:
         raise UsageError(f"--at {at}: write last, first, all, or steps such as 0,500,1000") from error
 
 
-def _default_format(out: Path | None) -> Format:
-    return "table" if out is None and sys.stdout.isatty() else "tsv"
+def _default_format() -> Format:
+    return "table" if sys.stdout.isatty() else "tsv"
 
 
 def _command() -> str:

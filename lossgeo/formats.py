@@ -104,6 +104,17 @@ def markdown(rows: Sequence[Row]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
+def parquet(rows: Sequence[Row]) -> bytes:
+    """A Parquet file; a column that holds words beside numbers, as `batch_size` may, is text."""
+    import pandas as pd  # only here, since `list` needs no tables
+
+    frame = pd.DataFrame(list(rows), dtype=object)
+    for name in frame:
+        kinds = {str if isinstance(value, str) else type(value) is bool for value in frame[name] if value is not None}
+        frame[name] = frame[name].map(_exact, na_action="ignore") if len(kinds) > 1 else frame[name].infer_objects()
+    return bytes(frame.to_parquet(index=False))
+
+
 # what `--format` offers
 FORMATS: dict[str, Callable[[Sequence[Row]], str]] = {
     "table": table,
@@ -113,6 +124,9 @@ FORMATS: dict[str, Callable[[Sequence[Row]], str]] = {
     "jsonl": jsonl,
     "markdown": markdown,
 }
+# what the suffix of a file says where no format is given
+SUFFIXES = {".txt": "table", ".md": "markdown", **{f".{name}": name for name in ("tsv", "csv", "json", "jsonl")}}
+PARQUET = ".parquet"
 
 
 def html(summary: Summary, command: str) -> str:
@@ -191,6 +205,22 @@ def figure_kind(path: Path) -> str:
     if kind not in FIGURES:
         raise UsageError(f"{path}: a figure ends in .{', .'.join(FIGURES)}")
     return kind
+
+
+def writer(path: Path, chosen: str | None) -> Callable[[Sequence[Row]], bytes]:
+    """How rows become what a file holds: as was chosen, else by its suffix; tab-separated values where it has none.
+
+    Raises:
+        UsageError: nothing was chosen, and the suffix is none of those known; ask before the work is done.
+    """
+    suffix = path.suffix.lower()
+    if chosen is None and suffix == PARQUET:
+        return parquet
+    name = chosen or SUFFIXES.get(suffix) or ("" if suffix else "tsv")
+    if not name:
+        known = ", ".join([*SUFFIXES, PARQUET])
+        raise UsageError(f"{path}: no format goes with {suffix}; end the name in {known}, or say `--format`")
+    return lambda rows: FORMATS[name](rows).encode()
 
 
 def save(path: Path, data: bytes) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from pyarrow import parquet
 
 from lossgeo import formats
 from lossgeo.errors import NothingToReport, UsageError
@@ -151,3 +152,34 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         formats.save(tmp_path / "missing" / "a.png", b"")
     formats.save(tmp_path / "a.txt", b"x")
     assert (tmp_path / "a.txt").read_bytes() == b"x"
+
+
+MIXED = (
+    {"batch_size": 8, "x": 0.1, "used": True, "none": None},
+    {"batch_size": "full", "x": None, "used": None, "none": None},
+)
+
+
+@pytest.mark.parametrize("name", ["t.txt", "t.md", "t.tsv", "t.csv", "t.json", "t.jsonl", "T.JSON"])
+def test_the_suffix_of_a_file_says_its_format_and_a_chosen_format_goes_before(name: str) -> None:
+    named = {".txt": "table", ".md": "markdown"}
+    path = Path(name)
+    expected = named.get(path.suffix, path.suffix.lower().removeprefix("."))
+    assert formats.writer(path, None)(MIXED) == formats.FORMATS[expected](MIXED).encode()
+    assert formats.writer(path, "csv")(MIXED) == formats.csv(MIXED).encode()
+    assert formats.writer(Path("t"), None)(MIXED) == formats.tsv(MIXED).encode()
+
+
+def test_a_suffix_without_a_format_is_refused() -> None:
+    with pytest.raises(
+        UsageError, match=r"t\.xlsx: no format goes with \.xlsx; end the name in \.txt, .*\.parquet, or"
+    ):
+        formats.writer(Path("t.xlsx"), None)
+    assert formats.writer(Path("t.xlsx"), "csv")(MIXED) == formats.csv(MIXED).encode()
+
+
+def test_parquet_keeps_numbers_truths_and_what_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "t.parquet").write_bytes(formats.writer(tmp_path / "t.parquet", None)(MIXED))
+    read = parquet.read_table(tmp_path / "t.parquet")
+    assert read.to_pylist() == [MIXED[0] | {"batch_size": "8"}, MIXED[1]]  # a column with a word in it is text
+    assert [str(kind) for kind in read.schema.types[1:3]] == ["double", "bool"]

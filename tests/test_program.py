@@ -13,6 +13,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 
@@ -96,6 +97,27 @@ def test_report_in_every_format_parses(home: Path) -> None:
     first, *others = found.stdout.splitlines()
     assert first == "run"
     assert sorted(others) == ids
+
+
+def test_rows_go_to_a_file_as_its_suffix_says(home: Path) -> None:
+    script = "for f in json csv parquet; do lossgeo report runs outputs -q --out rows_of.$f || exit; done"
+    assert shell(f"{script}; lossgeo report runs outputs -q --format json > printed.json", home).returncode == 0
+    expected = json.loads((home / "printed.json").read_text())
+    assert json.loads((home / "rows_of.json").read_text()) == expected
+    ids = [row["run"] for row in expected]
+    assert pd.read_csv(home / "rows_of.csv", dtype=str)["run"].tolist() == ids
+    assert pd.read_parquet(home / "rows_of.parquet")["run"].tolist() == ids
+    refused = lossgeo("report", "runs", "outputs", "--out", "rows.xlsx", cwd=home)
+    assert (refused.returncode, refused.stdout) == (2, "")
+
+
+@pytest.mark.parametrize("kind", ["critical", "escape", "plateaus", "claims"])
+def test_a_report_with_nothing_to_say_exits_3_says_why_and_writes_nothing(home: Path, kind: str) -> None:
+    found = lossgeo("report", kind, "outputs", "--out", "none.csv", "--figure", "none.png", cwd=home)
+    assert (found.returncode, found.stdout) == (3, "")
+    assert found.stderr.startswith("error: ")
+    assert "there is nothing to report. " in found.stderr
+    assert not list(home.glob("none.*"))
 
 
 def test_a_pipeline_from_recipe_to_report(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from pydantic import Field
 
 from lossgeo.components.component import Component
+from lossgeo.errors import NothingToReport
 from lossgeo.tables import Row
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class Summary:
            `error_of` X, where there is no interval, rounds X too: the error of measuring, whatever else would vary.
     notes  sentences a reader of the rows needs: what was left out and why, which comparison is not fair.
     draw   makes the figure and imports matplotlib only then; None where there is nothing to draw.
+    empty  whether no row says anything, so that the notes, which say why, are the whole answer.
     shared for a column whose numbers stand in several rows (a slope through them): a mark a row, equal where the number
            is one. The numbers of any other column are each row's own, equal or not.
     """
@@ -49,6 +51,17 @@ class Summary:
     notes: tuple[str, ...] = ()
     draw: Callable[[], Figure] | None = None
     shared: Mapping[str, Sequence[Hashable]] = field(default_factory=dict)
+    empty: bool = False
+
+    def required(self) -> Summary:
+        """The summary itself, for those who asked for an answer.
+
+        Raises:
+            NothingToReport: it is empty; the message holds the notes.
+        """
+        if self.empty:
+            raise NothingToReport(f"{self.title}: there is nothing to report. {' '.join(self.notes)}".rstrip())
+        return self
 
 
 class Report(Component):

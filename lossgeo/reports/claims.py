@@ -42,7 +42,7 @@ class Claims(Report):
         silent = [name for name, runs in recipes.items() if not (runs[0].recipe.get("claim") or {}).get("expected")]
         if silent:
             notes.append(f"Nothing is expected in the recipes {', '.join(silent)}: `claim.expected` would say what.")
-        return Summary("Claims", rows, tuple(notes))
+        return Summary("Claims", rows, tuple(notes), empty=not counts)
 
 
 def _judged(name: str, runs: list[RunData]) -> Iterator[Row]:

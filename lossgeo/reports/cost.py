@@ -64,7 +64,8 @@ class Cost(Report):
 
             return cost.draw(drawn, _names(drawn))
 
-        return Summary("Cost of the probes", tuple(rows), tuple(self._notes(study, rows)), draw if drawn else None)
+        notes, nothing = tuple(self._notes(study, rows)), all(row["probe"] is None for row in rows)
+        return Summary("Cost of the probes", tuple(rows), notes, draw if drawn else None, empty=nothing)
 
     def _row(self, run: RunData, probe: str | None, found: pd.DataFrame) -> Row:
         good = found[~found["failed"]]

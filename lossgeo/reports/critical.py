@@ -71,7 +71,8 @@ class Critical(Report):
 
         drawable = any(row["points"] for row in rows)
         notes, shared = tuple(_notes(study, every, rows)), {"energy_limit": [0] * len(rows)}
-        return Summary("Critical points", rows, notes, draw if drawable else None, shared)
+        nothing = not any(row["measured"] for row in rows)
+        return Summary("Critical points", rows, notes, draw if drawable else None, shared, nothing)
 
 
 class Found(NamedTuple):

@@ -58,7 +58,7 @@ class Escape(Report):
         notes = (*_notes(study, arms, rows), *([f"{words}."] if drawable else []))
         of_law = [id(laws.get(id(arm), arm)) for arm in arms]  # an arm without a law shares it with none
         shared = dict.fromkeys(("law", "exponent", "slope"), of_law)
-        return Summary("Escape from saddles", rows, notes, draw if drawable else None, shared)
+        return Summary("Escape from saddles", rows, notes, draw if drawable else None, shared, not drawable)
 
     def _arms(self, study: Study) -> list[Arm]:
         every = study.table("escapes").reindex(columns=[*COLUMNS, "predicted_steps"])

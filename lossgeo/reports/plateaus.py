@@ -72,7 +72,8 @@ class Plateaus(Report):
             return plateaus.draw(drawn, words)
 
         notes = [*_notes(study, every), *([f"{words}."] if drawn else [])]
-        return Summary("Plateaus", rows, tuple(notes), draw if drawn else None)
+        nothing = bool(every["failure"].notna().all())
+        return Summary("Plateaus", rows, tuple(notes), draw if drawn else None, empty=nothing)
 
 
 def _curve(found: pd.DataFrame) -> Survival | None:

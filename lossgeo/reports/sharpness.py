@@ -71,7 +71,8 @@ class Sharpness(Report):
         shared = dict.fromkeys(("slope", "train_loss_ratio"), of_sweep)
         drawable = runs.loc[runs["outcome"] == "used", "size"].notna().any()
         title = f"Sharpness ({self.operator}) by batch size"
-        return Summary(title, rows, tuple(notes), draw if drawable else None, shared)
+        nothing = not runs["outcome"].isin(["used", "diverged"]).any()
+        return Summary(title, rows, tuple(notes), draw if drawable else None, shared, nothing)
 
     def _runs(self, study: Study) -> pd.DataFrame:
         """One row a run: settings, size (batch size as a number), numbers, and outcome: used, diverged, or why not."""

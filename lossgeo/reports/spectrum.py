@@ -80,7 +80,8 @@ class Spectrum(Report):
             return spectrum.draw(study, spectra, self.operator, self.near_zero)
 
         drawable = any(one.density or len(one.end("top")) for one in spectra)
-        return Summary(f"Spectrum of the {self.operator}{where}", rows, tuple(notes), draw if drawable else None)
+        title, nothing = f"Spectrum of the {self.operator}{where}", not any(one.told for one in spectra)
+        return Summary(title, rows, tuple(notes), draw if drawable else None, empty=nothing)
 
     def _tables(self, study: Study) -> dict[str, pd.DataFrame]:
         """The rows of the operator in each of TABLES, by one probe a table."""

@@ -34,6 +34,11 @@ class Measured:
     trace: pd.DataFrame
     nodes: pd.DataFrame  # of the density table
 
+    @property
+    def told(self) -> bool:
+        """Whether anything was measured, and did not fail."""
+        return any(map(len, (self.eigenvalues, self.trace, self.nodes)))
+
     def shared(self, column: str) -> list[Any]:
         """The different values of a column that all three tables have."""
         tables = (self.eigenvalues, self.trace, self.nodes)
