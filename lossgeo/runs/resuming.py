@@ -117,6 +117,17 @@ def packed(landscape: Landscape, point: Point, noise: torch.Generator, memories:
     return {"theta": point.theta, "noise": noise.get_state(), **tensors}
 
 
+def _parted(name: str) -> tuple[str, str]:
+    """The group that `packed` put a tensor in, and its own name there, which may hold a slash too."""
+    group, slash, member = name.partition("/")
+    if not slash:
+        return "", name
+    if group == "memory":
+        key, _, member = member.partition("/")
+        return f"memory/{key}", member
+    return group, member
+
+
 def restore(
     landscape: Landscape,
     step: int,
@@ -129,7 +140,7 @@ def restore(
     """The point in such tensors; sets the landscape's buffers, the probes' memories and the noise stream to it."""
     groups: dict[str, dict[str, torch.Tensor]] = {}
     for name, tensor in tensors.items():
-        group, _, member = name.rpartition("/")
+        group, member = _parted(name)
         groups.setdefault(group, {})[member] = tensor
     landscape.flat.restore(groups.get("buffers", {}))
     if noise is not None:

@@ -206,6 +206,42 @@ def test_what_the_probe_command_measured_on_a_stopped_run_is_kept(tmp_path: Path
     assert [row for row in tables(run.folder)["trace"] if f"'step': {at}" not in row] == tables(whole.folder)["trace"]
 
 
+HEAVY = '''
+"""Heavy ball, its velocity under a name with a slash."""
+from typing import final
+import torch
+from lossgeo.optimizers import Optimizer, State, Step
+
+@final
+class Heavy(Optimizer):
+    """Heavy ball."""
+
+    lr: float = 0.1
+
+    def init(self, loss, theta) -> State:
+        return {"velocity/all": torch.zeros_like(theta), "/": torch.ones(())}
+
+    def step(self, loss, theta, state: State, lr: float) -> Step:
+        value, gradient = loss.gradient(theta)
+        state["velocity/all"].mul_(0.9).add_(gradient)
+        state["/"].add_(1)
+        theta.sub_(lr * state["velocity/all"])
+        return Step(theta, state, value, gradient)
+'''
+
+
+def test_state_whose_name_holds_a_slash_comes_back(tmp_path: Path) -> None:
+    (tmp_path / "heavy.py").write_text(HEAVY)
+    changes = {"optimizer": "heavy", "steps": 30, "checkpoint": {"every": 5}, "probes": []}
+    whole = a_run(tmp_path / "whole", [tmp_path / "heavy.py"], **changes)
+    news(whole)
+    run = a_run(tmp_path / "stopped", [tmp_path / "heavy.py"], **changes)
+    with pytest.raises(Stopped):
+        news(run, After(11))
+    news(a_run(tmp_path / "stopped", [tmp_path / "heavy.py"], **changes))
+    assert content(run.folder) == content(whole.folder)
+
+
 # --- checkpoints that cannot be read ---------------------------------------------------------------------------------
 
 
