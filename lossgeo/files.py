@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import os
+import stat
 from contextlib import suppress
 from pathlib import Path
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Put `data` at `path`: written beside it, flushed to the disk, then renamed over it.
+def write_atomically(path: Path, data: bytes, mode: int | None = None) -> None:
+    """Put `data` at `path`: written beside it, flushed to the disk, then renamed over it; `mode` else as for a new one.
 
     Raises:
         OSError: the disk is full or read-only; `path` is as it was and nothing is left beside it.
@@ -18,6 +19,8 @@ def write_atomically(path: Path, data: bytes) -> None:
     try:
         with part.open("wb") as file:
             file.write(data)
+            if mode is not None:
+                os.fchmod(file.fileno(), stat.S_IMODE(mode))
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
@@ -26,6 +29,23 @@ def write_atomically(path: Path, data: bytes) -> None:
     finally:
         with suppress(OSError):  # it is there only where something went wrong
             part.unlink()
+
+
+def write_where_told(path: Path, data: bytes) -> None:
+    """Put `data` where a user said: atomically into the regular file that is meant, with its mode and behind its link.
+
+    Devices, pipes and descriptors of the process (`/dev/fd/1`, `>(cmd)`) are written to, and stay what they are.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    special = path.absolute().parts[1:2] in (("dev",), ("proc",))
+    if special or (path.exists() and not path.is_file()):
+        with path.open("wb") as file:
+            file.write(data)
+        return
+    meant = Path(os.path.realpath(path))
+    write_atomically(meant, data, meant.stat().st_mode if meant.exists() else None)
 
 
 def remove_parts(folder: Path) -> None:

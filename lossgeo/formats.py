@@ -26,7 +26,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lossgeo.errors import NothingToReport, UsageError
-from lossgeo.files import write_atomically
+from lossgeo.files import write_where_told
 from lossgeo.reports import Summary, ends_of, error_of
 from lossgeo.tables import Row
 
@@ -230,7 +230,7 @@ def save(path: Path, data: bytes) -> None:
         UsageError: the file cannot be written.
     """
     try:
-        write_atomically(path, data)
+        write_where_told(path, data)
     except OSError as error:
         raise UsageError(f"{path}: cannot be written ({error.strerror})") from error
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 from pathlib import Path
 
@@ -145,6 +146,29 @@ def test_wrong_figures_are_refused_before_any_work(tmp_path: Path) -> None:
             formats.figure_kind(Path(name))
     with pytest.raises(NothingToReport, match="nothing to draw"):
         formats.figure(Summary("t", ROWS), "png")
+
+
+def test_a_link_and_a_mode_stay_and_a_pipe_is_written_to(tmp_path: Path) -> None:
+    real, link, pipe = (tmp_path / name for name in ("real.csv", "link.csv", "pipe"))
+    real.write_bytes(b"old")
+    real.chmod(0o640)
+    link.symlink_to(real)
+    formats.save(link, b"new")
+    assert link.is_symlink()
+    assert (real.read_bytes(), real.stat().st_mode & 0o777) == (b"new", 0o640)
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    formats.save(pipe, b"rows")
+    assert os.read(reader, 10) == b"rows"
+    os.close(reader)
+    assert pipe.is_fifo()
+    formats.save(Path("/dev/null"), b"rows")
+    assert Path("/dev/null").is_char_device()
+    with pytest.raises(UsageError, match=r"cannot be written \(Is a directory\)"):
+        formats.save(tmp_path, b"rows")
+    with pytest.raises(UsageError, match=r"\.: cannot be written \(Is a directory\)"):
+        formats.save(Path("."), b"rows")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link.csv", "pipe", "real.csv"]
 
 
 def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:

@@ -111,6 +111,14 @@ def test_rows_go_to_a_file_as_its_suffix_says(home: Path) -> None:
     assert (refused.returncode, refused.stdout) == (2, "")
 
 
+def test_rows_go_through_the_descriptors_of_a_shell(home: Path) -> None:
+    printed = shell("lossgeo report runs outputs -q --format csv", home).stdout
+    for redirection in ("| cat", "> through.csv; cat through.csv"):
+        assert (
+            shell(f"lossgeo report runs outputs -q --format csv --out /dev/fd/1 {redirection}", home).stdout == printed
+        )
+
+
 @pytest.mark.parametrize("kind", ["critical", "escape", "plateaus", "claims"])
 def test_a_report_with_nothing_to_say_exits_3_says_why_and_writes_nothing(home: Path, kind: str) -> None:
     found = lossgeo("report", kind, "outputs", "--out", "none.csv", "--figure", "none.png", cwd=home)
