@@ -76,7 +76,8 @@ class Curves(Report):
             return figure.draw(curves, of_run, color, self.operator)
 
         drawable = curves[MEASURED].notna().any(axis=None)
-        return Summary("Training curves", rows, self._notes(study, curves), draw if drawable else None)
+        notes, nothing = self._notes(study, curves), not len(curves)
+        return Summary("Training curves", rows, notes, draw if drawable else None, empty=nothing)
 
     def _color(self, study: Study) -> str | None:
         if self.color is not None and self.color not in study.swept:
@@ -93,7 +94,7 @@ class Curves(Report):
         fits = logged["threshold_of"].isin(MATCHING.get(self.operator, ())) & (self.parameters == WHOLE)
         fits &= ~logged["run"].isin(_of_other_maps(study, self.operator))
         logged = logged.assign(threshold=logged["threshold"].where(fits)).drop(columns="threshold_of")
-        if not len(logged):
+        if not len(logged) or not len(curves):
             return np.full(len(curves), np.nan)
         before, after = (
             pd.merge_asof(curves[["run", "step"]], logged, on="step", by="run", direction=way)["threshold"].to_numpy()

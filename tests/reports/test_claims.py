@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from lossgeo.components.component import Component
-from lossgeo.recipes.resolving import read_recipe
+from lossgeo.errors import UsageError
+from lossgeo.recipes.documents import Document
+from lossgeo.recipes.resolving import read_recipe, resolve
 from lossgeo.reports import Report, Summary, label
 from lossgeo.reports.analysis.study import Study
 from lossgeo.reports.claims import Claims, verdict
@@ -183,6 +185,16 @@ def test_a_statistic_that_is_not_there_is_inconclusive_and_no_claim_has_no_verdi
     assert (row["value"], row["verdict"]) == (None, "inconclusive")
     (row,) = judged(tmp_path / "c", None, {0.1: [100] * 5})
     assert row["verdict"] is None
+
+
+def test_a_claim_that_names_the_report_that_judges_is_refused_and_judged_by_nobody(tmp_path: Path) -> None:
+    claim = {"says": "x", "source": "y", "report": "claims", "statistic": "value", "expected": [{"low": 0}]}
+    write_run(tmp_path, "1", recipe(claim=claim))
+    summary = Claims().render(Study.open([tmp_path]))
+    assert [row["verdict"] for row in summary.rows] == [None]
+    assert summary.empty
+    with pytest.raises(UsageError, match=r"claim: no report is named 'claims'; choose from cost, critical"):
+        resolve(Document(recipe(claim=claim), "x.yaml"))
 
 
 # --- the page --------------------------------------------------------------------------------------------------------

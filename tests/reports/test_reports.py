@@ -397,3 +397,13 @@ def test_runs_shows_every_run_with_its_last_numbers(tmp_path: Path) -> None:
     assert (done["lambda_max"], done["trace"], done["test_accuracy"]) == pytest.approx((3.0, 15.0, 0.95))
     assert Path(done["folder"]).is_dir()
     assert list(answer.rows[0])[:3] == ["run", "seed", "status"]
+
+
+def test_curves_of_runs_without_any_evaluation_say_that_there_is_nothing(tmp_path: Path) -> None:
+    steps = [{"step": step, "loss": 1.0, "lr": 0.1, "threshold": 20.0, "threshold_of": "hessian"} for step in range(3)]
+    write_run(tmp_path, "1", recipe(), {"steps": steps, "evaluations": []})
+    write_run(tmp_path, "2", recipe(seed=1), {"steps": steps})
+    answer = Curves().render(Study.open([tmp_path]))
+    assert [(row["step"], row["train_loss"]) for row in answer.rows] == [(None, None)] * 2
+    assert answer.empty
+    assert "2 of 2 runs have neither an evaluation nor an eigenvalue nor a trace." in answer.notes
