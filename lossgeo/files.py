@@ -39,8 +39,8 @@ def write_where_told(path: Path, data: bytes) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    special = path.absolute().parts[1:2] in (("dev",), ("proc",))
-    if special or (path.exists() and not path.is_file()):
+    descriptor = path.absolute().as_posix().startswith(("/dev/fd/", "/dev/std", "/proc/"))
+    if descriptor or (path.exists() and not path.is_file()):
         with path.open("wb") as file:
             file.write(data)
         return

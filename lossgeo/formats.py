@@ -105,14 +105,20 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 def parquet(rows: Sequence[Row]) -> bytes:
-    """A Parquet file; a column that holds words beside numbers, as `batch_size` may, is text."""
+    """A Parquet file; a column that holds words beside numbers, as `batch_size` may, or too large integers is text."""
     import pandas as pd  # only here, since `list` needs no tables
 
     frame = pd.DataFrame(list(rows), dtype=object)
     for name in frame:
-        kinds = {str if isinstance(value, str) else type(value) is bool for value in frame[name] if value is not None}
-        frame[name] = frame[name].map(_exact, na_action="ignore") if len(kinds) > 1 else frame[name].infer_objects()
+        column = frame[name]
+        kinds = {str if isinstance(v, str) or _too_large(v) else type(v) is bool for v in column if v is not None}
+        text = str in kinds or len(kinds) > 1
+        frame[name] = column.map(_exact, na_action="ignore") if text else column.infer_objects()
     return bytes(frame.to_parquet(index=False))
+
+
+def _too_large(value: Any) -> bool:
+    return isinstance(value, int) and not -(2**63) <= value < 2**63
 
 
 # what `--format` offers

@@ -8,6 +8,7 @@ import json
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -207,3 +208,18 @@ def test_parquet_keeps_numbers_truths_and_what_is_missing(tmp_path: Path) -> Non
     read = parquet.read_table(tmp_path / "t.parquet")
     assert read.to_pylist() == [MIXED[0] | {"batch_size": "8"}, MIXED[1]]  # a column with a word in it is text
     assert [str(kind) for kind in read.schema.types[1:3]] == ["double", "bool"]
+
+
+@pytest.mark.parametrize(
+    ("values", "kept"),
+    [
+        ([1, 0.5, None], [1.0, 0.5, None]),
+        ([1, None, 2], [1, None, 2]),
+        ([10**20, 1, None], ["100000000000000000000", "1", None]),
+        ([10**20, None, None], ["100000000000000000000", None, None]),
+        ([True, 1.0, None], ["true", "1.0", None]),
+    ],
+)
+def test_parquet_takes_whatever_a_sweep_may_hold(values: list[Any], kept: list[Any]) -> None:
+    found = formats.parquet([{"x": value} for value in values])
+    assert parquet.read_table(io.BytesIO(found))["x"].to_pylist() == kept

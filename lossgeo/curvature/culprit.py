@@ -11,6 +11,7 @@ from torch import nn
 
 from lossgeo.curvature.differences import Tensors, mismatched
 from lossgeo.curvature.local_loss import LocalLoss
+from lossgeo.landscapes.flat_module import shrunk
 from lossgeo.landscapes.rehearsal import CANNOT
 
 
@@ -47,7 +48,8 @@ def _layer_is_wrong(layer: nn.Module, args: Any, kwargs: Any) -> bool:
 
     Large inputs are taken at size 1: where a layer is saturated, its derivatives are rounding.
     """
-    leaves = [_moderate(t).requires_grad_() for t in _tensors((args, kwargs)) if t.is_floating_point()]
+    args, kwargs = _map((args, kwargs), lambda t: shrunk(t, 1.0) if t.is_floating_point() else t)
+    leaves = [t.requires_grad_() for t in _tensors((args, kwargs)) if t.is_floating_point()]
     leaves += [p for p in layer.parameters() if p.requires_grad]
     if not leaves:
         return False
@@ -62,12 +64,6 @@ def _layer_is_wrong(layer: nn.Module, args: Any, kwargs: Any) -> bool:
         return bool(mismatched(value, leaves, 0))
     except CANNOT:
         return True  # it says itself that it cannot be differentiated twice
-
-
-def _moderate(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor, in place divided by its size where that is above 1."""
-    size = tensor.square().mean().sqrt()
-    return tensor.div_(size) if size.isfinite() and size > 1 else tensor
 
 
 def _tensors(value: Any) -> Tensors:

@@ -20,7 +20,7 @@ RIGHT = 1e-6  # of a product, up to which a difference agrees with it
 ROUNDING = 1e-8  # of a gradient, over a step of 1e-6 and some tens of roundings
 STEADY = 0.1  # of the mismatch, up to which two differences are the same
 FAINT = 1e-6  # of a gradient, up to which its derivative by a relative change tells nothing of the rest
-ASYMMETRY = 1e-3  # the same of a product in float32, and of layers that compute in float32 whatever they are given
+ASYMMETRY = 1e-3  # of a product in float32, and of layers that compute in float32 whatever they are given: agreement
 
 Tensors = list[torch.Tensor]
 

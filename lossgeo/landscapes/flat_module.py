@@ -177,13 +177,14 @@ def near(theta: torch.Tensor, sizes: Sequence[int], dtype: torch.dtype) -> torch
 def moderate(theta: torch.Tensor, shapes: Sequence[torch.Size]) -> torch.Tensor:
     """Theta (P,) with large parameters made smaller, to 1 / sqrt(what a unit adds up): there no layer is saturated."""
     pieces = torch.split(theta.detach(), [shape.numel() for shape in shapes])
-    return torch.cat([_shrunk(piece, shape) for piece, shape in zip(pieces, shapes, strict=True)])
+    limits = [math.sqrt(shape[0] / max(shape.numel(), 1)) if len(shape) > 1 else 1.0 for shape in shapes]
+    return torch.cat([shrunk(piece, most) for piece, most in zip(pieces, limits, strict=True)])
 
 
-def _shrunk(piece: torch.Tensor, shape: torch.Size) -> torch.Tensor:
-    most = math.sqrt(shape[0] / max(shape.numel(), 1)) if len(shape) > 1 else 1.0
-    size = float(piece.square().mean().sqrt()) if len(piece) else 0.0
-    return piece * (most / size) if size > most else piece
+def shrunk(tensor: torch.Tensor, most: float) -> torch.Tensor:
+    """A tensor at the size (root mean square) `most` where it is larger; as it is where its size is not finite."""
+    size = float(tensor.square().mean().sqrt()) if tensor.numel() else 0.0
+    return tensor * (most / size) if most < size < math.inf else tensor
 
 
 def relative(tensor: torch.Tensor, stream: torch.Generator) -> torch.Tensor:

@@ -41,7 +41,10 @@ class Claims(Report):
         notes = [f"{', '.join(f'{n} {word}' for word, n in sorted(counts.items()))}."] if counts else []
         silent = [row["recipe"] for row in rows if row["expected"] is None]
         if silent:
-            notes.append(f"Nothing is expected in the recipes {', '.join(silent)}: `claim.expected` would say what.")
+            notes.append(
+                f"Nothing to judge in the recipes {', '.join(silent)}: a claim needs `expected`, `statistic` and a"
+                " report other than this one."
+            )
         return Summary("Claims", rows, tuple(notes), empty=not counts)
 
 

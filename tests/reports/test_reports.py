@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,7 +19,7 @@ import lossgeo.reports
 from lossgeo import formats
 from lossgeo.components.component import summary
 from lossgeo.components.finding import find, names
-from lossgeo.errors import UsageError
+from lossgeo.errors import NothingToReport, UsageError
 from lossgeo.reports import Report, Summary
 from lossgeo.reports.analysis.intervals import mean
 from lossgeo.reports.analysis.study import Study
@@ -407,3 +408,13 @@ def test_curves_of_runs_without_any_evaluation_say_that_there_is_nothing(tmp_pat
     assert [(row["step"], row["train_loss"]) for row in answer.rows] == [(None, None)] * 2
     assert answer.empty
     assert "2 of 2 runs have neither an evaluation nor an eigenvalue nor a trace." in answer.notes
+
+
+@pytest.mark.parametrize("name", names(Report))
+def test_only_what_training_tells_is_reported_of_runs_that_measured_nothing(name: str, tmp_path: Path) -> None:
+    write_run(tmp_path, id_of(1), recipe(), {"evaluations": tables_of_a_run(1.0)["evaluations"]})
+    answer = find(Report, name)().render(Study.open([tmp_path]))
+    assert answer.empty == (name not in ("runs", "curves", "endings"))
+    if answer.empty:
+        with pytest.raises(NothingToReport, match=f"{re.escape(answer.title)}: there is nothing to report\\. ."):
+            answer.required()
